@@ -1,0 +1,91 @@
+"""The judge protocol: what every judge takes and returns, and how a judge is found by its name.
+
+Knows `Score`, the `Judge` protocol and the registry of judge kinds. Leaves each kind to its own module (`openai.py`,
+`traitline.nano.judge`), imported only when asked for, so that scoring on nano never imports an HTTP client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+from traitline.errors import InputError, nearest
+from traitline.traits.trait import Trait
+
+Style = Literal["continuation", "chat"]
+Purpose = Literal["accept", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a judge says of one response.
+
+    Attributes:
+        trait: how strongly the response shows the trait, 0 to 100; None only where the judge itself failed.
+        coherence: how well-formed and on-topic the response is, 0 to 100; None only where the judge itself failed.
+        refusal: the model declined to answer (scored all the same).
+        missing_reason: why a score is None, in a few words.
+        uncertainty: standard error of `trait` in points, where the judge can state one.
+    """
+
+    trait: float | None
+    coherence: float | None
+    refusal: bool = False
+    missing_reason: str | None = None
+    uncertainty: float | None = None
+
+
+class Judge(Protocol):
+    """Anything that scores responses.
+
+    `name` is what result files say in their `judge` column. `purpose` tells a judge what its scores are for: with `accept`
+    they decide which rows a vector is made from, with `evaluate` they are what is reported. A judge that could reward its
+    own errors uses disjoint parts of itself for the two; other judges ignore it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name written beside every score."""
+        ...
+
+    def score(
+        self,
+        trait: Trait,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        *,
+        style: Style = "continuation",
+        purpose: Purpose = "evaluate",
+    ) -> list[Score]:
+        """Score `answers[i]`, given in reply to `questions[i]`, on one trait's rubric and on coherence.
+
+        Returns:
+            One `Score` per answer, in order.
+
+        Raises:
+            JudgeError: the judge cannot be used at all. One bad answer never raises: its score is missing, with a reason.
+        """
+        ...
+
+
+# kind -> "module:factory"; the factory takes what follows the colon in the judge's name ("" where nothing does).
+KINDS: dict[str, str] = {
+    "nano": "traitline.nano.judge:make",
+    "openai": "traitline.judges.openai:make",
+}
+
+
+def make_judge(name: str) -> Judge:
+    """Return the judge called `name`: `nano`, or a kind and a model such as `openai:gpt-4.1-mini`.
+
+    Raises:
+        InputError: no such kind of judge.
+        JudgeError: the judge exists but cannot be used, for example without a key.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in KINDS:
+        raise InputError(f"no judge is called {name!r}; {nearest(kind, KINDS)}")
+    module, _, factory = KINDS[kind].partition(":")
+    return cast(Judge, getattr(importlib.import_module(module), factory)(rest))
