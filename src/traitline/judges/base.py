@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from traitline.errors import InputError, nearest
@@ -70,15 +71,20 @@ class Judge(Protocol):
         ...
 
 
-# kind -> "module:factory"; the factory takes what follows the colon in the judge's name ("" where nothing does).
+# kind -> "module:factory"; the factory takes what follows the colon in the judge's name ("" where nothing does), and where
+# its cache may lie (None: keep nothing).
 KINDS: dict[str, str] = {
     "nano": "traitline.nano.judge:make",
     "openai": "traitline.judges.openai:make",
 }
 
 
-def make_judge(name: str) -> Judge:
+def make_judge(name: str, cache: Path | None = None) -> Judge:
     """Return the judge called `name`: `nano`, or a kind and a model such as `openai:gpt-4.1-mini`.
+
+    Args:
+        name: kind, and after a colon what that kind needs to know.
+        cache: SQLite file in which a paid judge keeps every judgement, so that none is paid twice.
 
     Raises:
         InputError: no such kind of judge.
@@ -88,4 +94,4 @@ def make_judge(name: str) -> Judge:
     if kind not in KINDS:
         raise InputError(f"no judge is called {name!r}; {nearest(kind, KINDS)}")
     module, _, factory = KINDS[kind].partition(":")
-    return cast(Judge, getattr(importlib.import_module(module), factory)(rest))
+    return cast(Judge, getattr(importlib.import_module(module), factory)(rest, cache))

@@ -38,7 +38,7 @@ class Contrast(BaseModel):
 
 
 class Question(BaseModel):
-    """One question and its identity within the trait, for example `character-elicit-03`."""
+    """One question and its identity within the trait, for example `evil-character-elicit-03`."""
 
     model_config = ConfigDict(frozen=True)
     id: str
@@ -88,7 +88,7 @@ class Trait(BaseModel):
     def questions(self, strategy: str, split: Split) -> list[Question]:
         """Return the questions of one split, each with its id."""
         texts = self.texts(strategy).questions.get(split, ())
-        return [Question(id=f"{strategy}-{split}-{i:02d}", text=text) for i, text in enumerate(texts)]
+        return [Question(id=f"{self.name}-{strategy}-{split}-{i:02d}", text=text) for i, text in enumerate(texts)]
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,37 @@
+"""Files written whole: under another name, flushed to the disk, then renamed, so that a killed run leaves no half file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from traitline.errors import StoreError
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it either exists whole or not at all.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    partial: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+        raise StoreError(
+            f"cannot write {str(path)!r} ({error.strerror or error}); what was finished is kept. "
+            "Free some space or check the folder's permissions, then run the same command again"
+        ) from error

@@ -1,0 +1,221 @@
+"""The judge cache: one SQLite file that keeps every judgement, so that none is paid for twice.
+
+Knows keys, JSON values and what they cost. Leaves to each judge what a value holds, and to the caller where the file lies.
+A key is the hash of who judges and of all that was asked; no key of a service, address or prompt is stored. A judgement is on
+the disk when `put` returns. Many threads may share one `JudgeCache`, and several processes one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from traitline.errors import StoreError
+
+Json = Any
+"""Anything `json.dumps` takes."""
+
+BUSY_SECONDS = 30.0
+_SCHEMA_VERSION = 1
+_KEYS_PER_QUERY = 500
+_SCHEMA = """
+CREATE TABLE judgements (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+_PUT = """
+INSERT INTO judgements VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+_TOTALS = """
+SELECT count(*), coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
+FROM judgements
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """What a cache did and holds.
+
+    Attributes:
+        hits: keys found by `get_many` since this cache was opened.
+        misses: keys not found since then.
+        entries: judgements in the file.
+        requests: requests that all judgements in the file took, ever.
+        prompt_tokens: tokens sent for them.
+        completion_tokens: tokens received for them.
+    """
+
+    hits: int
+    misses: int
+    entries: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def cache_key(identity: Mapping[str, Json], content: Json) -> str:
+    """Return the key of a judgement: SHA-256 over who judges (model, settings, method) and all of what is asked."""
+    record = json.dumps([dict(identity), content], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(record.encode("ascii")).hexdigest()
+
+
+class JudgeCache:
+    """Judgements by content. Usable as a context manager; `close` it otherwise.
+
+    Args:
+        path: the SQLite file; made, with its folders, where it does not exist.
+
+    Raises:
+        StoreError: the file cannot be opened, is damaged, or is something else than a judge cache.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._hits = 0
+        self._misses = 0
+        self._connection: sqlite3.Connection | None = None
+        with self._reported():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
+        """Return the values of those keys that are in the cache, and count hits and misses."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Json] = {}
+        with self._open() as connection:
+            for chunk in _chunks(wanted):
+                query = f"SELECT key, value FROM judgements WHERE key IN ({','.join('?' * len(chunk))})"  # noqa: S608
+                found.update((key, json.loads(value)) for key, value in connection.execute(query, chunk))
+            self._hits += len(found)
+            self._misses += len(wanted) - len(found)
+        return found
+
+    def holds(self, keys: Iterable[str]) -> bool:
+        """Return whether all keys are in the cache; counts neither hits nor misses."""
+        wanted = list(dict.fromkeys(keys))
+        with self._open() as connection:
+            return all(
+                len(chunk)
+                == connection.execute(
+                    f"SELECT count(*) FROM judgements WHERE key IN ({','.join('?' * len(chunk))})",  # noqa: S608
+                    chunk,
+                ).fetchone()[0]
+                for chunk in _chunks(wanted)
+            )
+
+    def put(self, key: str, value: Json, *, requests: int = 1, prompt_tokens: int = 0, completion_tokens: int = 0) -> Json:
+        """Store a judgement durably, with what it cost.
+
+        Returns:
+            The value the cache now holds: `value`, or the one another process stored under this key before.
+
+        Raises:
+            StoreError: the judgement could not be written, for example on a full disk.
+        """
+        text = json.dumps(value, allow_nan=False)
+        with self._open() as connection:
+            connection.execute(_PUT, (key, text, requests, prompt_tokens, completion_tokens))
+            (stored,) = connection.execute("SELECT value FROM judgements WHERE key = ?", (key,)).fetchone()
+        return json.loads(stored)
+
+    def counts(self) -> CacheCounts:
+        """Return hits and misses since opening, and what all judgements in the file have cost."""
+        with self._open() as connection:
+            totals = connection.execute(_TOTALS).fetchone()
+            return CacheCounts(self._hits, self._misses, *totals)
+
+    def close(self) -> None:
+        """Close the file. Closing twice does nothing."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"JudgeCache({str(self.path)!r})"
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._reported():
+            if self._connection is None:
+                raise StoreError(f"judge cache {str(self.path)!r} is closed; open a new JudgeCache on the same path")
+            yield self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        _enter_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version != (_SCHEMA_VERSION if tables else 0):
+            raise StoreError(f"{str(self.path)!r} is an SQLite file but not a judge cache of this version; give another path")
+        if not tables:
+            connection.execute(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn what SQLite and the file system report into an error that says what to do."""
+        where = f"judge cache {str(self.path)!r}"
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"{where} cannot be used: {error}. Check that its folder exists and can be written, that the disk is "
+                "not full, and that no other process keeps the file locked; judgements already stored are safe"
+            ) from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise StoreError(
+                f"{where} is damaged: {error}. Move it away, with the files beside it that end in -wal and -shm, or "
+                "restore it from a copy, and run again; what a new cache lacks is judged again"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{where} cannot be opened: {error}. Give a path in a folder you can write to") from error
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite does not wait by itself when two processes switch at once."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[i : i + _KEYS_PER_QUERY] for i in range(0, len(keys), _KEYS_PER_QUERY))

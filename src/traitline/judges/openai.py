@@ -1,0 +1,335 @@
+"""The judge that asks a language model on any OpenAI-compatible server.
+
+Knows what is asked (two questions a response: the trait, and coherence), how the answers become a `Score`, and how to ask many
+at once without ever asking twice. Leaves the server to `chat.py`, reading numbers to `numbers.py`, wording to `rubrics.py` and
+keeping to `cache.py`.
+
+Two methods. `logprobs`: the expected value over the number tokens 0 to 100 among the 20 most probable first tokens; needs a
+server that gives probabilities and a tokeniser that keeps such numbers whole. `sample`: the mean of several answers drawn at
+temperature 1. `auto` asks the server which of the two it can do.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+from traitline.errors import InputError, JudgeError
+from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.cache import JudgeCache, cache_key
+from traitline.judges.chat import ChatServer, Failure, Reply, Usage
+from traitline.judges.numbers import Reading, read_positions, read_samples
+from traitline.judges.probe import LOGPROBS_SETTINGS, PROBED, SAMPLE_SETTINGS, against_logprobs
+from traitline.judges.rubrics import COHERENCE, fill, trait_prompt
+from traitline.traits.trait import Trait
+
+Method = Literal["auto", "logprobs", "sample"]
+Settled = Literal["logprobs", "sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One question to the server: its key in the cache, the prompt, and the settings it is sent with."""
+
+    key: str
+    prompt: str
+    settings: Mapping[str, Any]
+
+
+class OpenAIJudge:
+    """Scores responses with a chat model.
+
+    Args:
+        model: the name the server knows the model by.
+        base_url: the server's address up to `/v1`; None reads OPENAI_BASE_URL, then falls back on OpenAI's own.
+        cache: where judgements are kept; None keeps none. May be set later (`judge.cache = ...`) as long as nothing is
+            being scored.
+        concurrency: how many requests may be under way at once, over all threads that call `score`.
+        max_retries: how often one request is repeated after a passing failure.
+        timeout_seconds: how long a server may stay silent.
+        method: `logprobs`, `sample`, or `auto` to use logprobs where the server can.
+        samples: answers drawn per question with `sample`.
+        min_mass: the share of probability (or of samples) on numbers under which a score is missing.
+        backoff_seconds: the wait before the first retry.
+
+    Raises:
+        JudgeError: no key (environment variable OPENAI_API_KEY) for a server that is not on this machine.
+        InputError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        cache: JudgeCache | None = None,
+        concurrency: int = 16,
+        max_retries: int = 5,
+        timeout_seconds: float = 60.0,
+        method: Method = "auto",
+        samples: int = 5,
+        min_mass: float = 0.25,
+        backoff_seconds: float = 0.5,
+    ) -> None:
+        if not model:
+            raise InputError("an openai judge needs a model's name, for example openai:gpt-4.1-mini")
+        if method not in get_args(Method):
+            raise InputError(f"method {method!r} is none of {', '.join(get_args(Method))}")
+        if min(concurrency, samples) < 1 or max_retries < 0 or timeout_seconds <= 0 or not 0 < min_mass <= 1:
+            raise InputError(
+                "an openai judge needs concurrency and samples >= 1, max_retries >= 0, timeout_seconds > 0 and "
+                f"0 < min_mass <= 1; got {concurrency}, {samples}, {max_retries}, {timeout_seconds}, {min_mass}"
+            )
+        self.model = model
+        self.cache = cache
+        self.samples = samples
+        self.min_mass = min_mass
+        self._method = method
+        self._settled = self._used = _known(method)
+        self._server = ChatServer(
+            model, base_url, max_retries=max_retries, timeout_seconds=timeout_seconds, backoff_seconds=backoff_seconds
+        )
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="traitline-judge")
+        self._settle_lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._under_way: dict[str, Future[Any]] = {}
+        self._cached = 0
+
+    @property
+    def name(self) -> str:
+        """`openai:` and the model; with the number of samples once the judge is known to sample (see `settle`)."""
+        return f"openai:{self.model}" + (f" ({self.samples} samples)" if self._used == "sample" else "")
+
+    @property
+    def usage(self) -> Usage:
+        """What this judge has spent since it was made."""
+        return replace(self._server.usage, cached=self._cached)
+
+    def __repr__(self) -> str:
+        return f"OpenAIJudge({self._server})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and close the connections; the cache stays open for its owner."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._server.close()
+
+    def score(
+        self,
+        trait: Trait,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        *,
+        style: Style = "continuation",
+        purpose: Purpose = "evaluate",
+    ) -> list[Score]:
+        """Score `answers[i]`, given in reply to `questions[i]`: one question about the trait, one about coherence.
+
+        A refusal shows nothing of the trait: it is flagged and its trait score is 0; coherence is judged as ever. A score is
+        missing where too little of the judge's answer is a number, and `unavailable` where retries did not help; only
+        the first is kept in the cache. `purpose` makes no difference: an unfitted judge has no errors of its own fitting
+        to reward.
+
+        Returns:
+            One `Score` per answer, in order. `uncertainty` is the standard error over samples, None with logprobs.
+
+        Raises:
+            InputError: lists of different lengths, or a style the trait has no rubric for.
+            JudgeError: wrong key, unknown model, no server at the address, or `logprobs` asked of a server without.
+            StoreError: a judgement could not be kept.
+        """
+        if len(questions) != len(answers):
+            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        if style not in trait.rubrics:
+            raise InputError(f"trait {trait.name!r} has no rubric for style {style!r}; add it under `rubrics`")
+        about_trait = [trait_prompt(trait.rubrics[style], q, a) for q, a in zip(questions, answers, strict=True)]
+        about_coherence = [fill(COHERENCE[style], q, a) for q, a in zip(questions, answers, strict=True)]
+        readings = self._read(list(dict.fromkeys(about_trait + about_coherence)))
+        return [
+            self._score(readings[prompt], readings[other]) for prompt, other in zip(about_trait, about_coherence, strict=True)
+        ]
+
+    def settle(self) -> Settled | None:
+        """Find out, once, whether this server can be read by logprobs; the answer is kept in the cache, too.
+
+        Returns:
+            The method in use; None where the server is there but not available just now.
+
+        Raises:
+            JudgeError: no server at the address, a server that rejects the simplest question, or `logprobs` asked of a
+                server that cannot give them.
+        """
+        with self._settle_lock:
+            if self._settled is None:
+                key = cache_key({"probe": self.model, "url": self._server.url, "version": 1}, list(PROBED))
+                kept = self.cache.get_many([key]) if self.cache else {}
+                finding = kept[key]["finding"] if key in kept else against_logprobs(self._server)
+                if finding is None:
+                    return None
+                if self.cache is not None and not kept:
+                    self.cache.put(key, {"finding": finding}, requests=0)
+                if finding and self._method == "logprobs":
+                    raise JudgeError(
+                        f"{self._server} cannot be read by logprobs: {finding}; use method='auto' or method='sample'"
+                    )
+                self._settled = "sample" if finding else "logprobs"
+                self._used = self._settled
+            return self._settled
+
+    def _read(self, prompts: Sequence[str]) -> dict[str, Reading | Failure]:
+        """Return what the judge says to each prompt."""
+        method = self._settled or self._kept_method(prompts) or (self.settle() if prompts else None)
+        if method is None:
+            return dict.fromkeys(prompts, Failure("unavailable", "the server did not answer"))
+        self._used = method
+        asks = {prompt: self._asks(prompt, method) for prompt in prompts}
+        answers = self._answer([ask for several in asks.values() for ask in several])
+        return {prompt: _reading([answers[ask.key] for ask in several]) for prompt, several in asks.items()}
+
+    def _kept_method(self, prompts: Sequence[str]) -> Settled | None:
+        """The method by which everything asked is in the cache already, so that no server is needed."""
+        methods: tuple[Settled, ...] = ("logprobs", "sample") if self._method == "auto" else ("logprobs",)
+        for method in methods:
+            if self.cache and self.cache.holds(ask.key for prompt in prompts for ask in self._asks(prompt, method)):
+                return method
+        return None
+
+    def _asks(self, prompt: str, method: Settled) -> list[_Ask]:
+        """Return the requests that judge one prompt: one, or one per sample."""
+        base = {"judge": "openai", "version": 1, "model": self.model, "method": method}
+        if method == "logprobs":
+            return [_Ask(cache_key({**base, **LOGPROBS_SETTINGS}, prompt), prompt, LOGPROBS_SETTINGS)]
+        drawn = [{**SAMPLE_SETTINGS, "seed": i} for i in range(self.samples)]
+        return [_Ask(cache_key({**base, **settings}, prompt), prompt, settings) for settings in drawn]
+
+    def _answer(self, asks: Sequence[_Ask]) -> dict[str, Any]:
+        """Take answers from the cache or the server; values by key, a `Failure` where there is none.
+
+        What another thread has under way is waited for, not asked again: an answer is stored before its future is done,
+        and looking up and starting happen under one lock.
+        """
+        stop = threading.Event()
+        with self._lock:
+            answers = self.cache.get_many(ask.key for ask in asks) if self.cache else {}
+            self._cached += len(answers)
+            waiting = {ask.key: self._start(ask, stop) for ask in asks if ask.key not in answers}
+        try:
+            for future in wait(waiting.values(), return_when=FIRST_EXCEPTION).done:
+                if not future.cancelled():
+                    future.result()
+        except BaseException:
+            stop.set()
+            for future in waiting.values():
+                future.cancel()
+            raise
+        return answers | {key: _result(future) for key, future in waiting.items()}
+
+    def _start(self, ask: _Ask, stop: threading.Event) -> Future[Any]:
+        future = self._under_way.get(ask.key)
+        if future is None or future.done():
+            future = self._pool.submit(self._fetch, ask, stop)
+            self._under_way[ask.key] = future
+            future.add_done_callback(lambda done: self._forget(ask.key, done))
+        return future
+
+    def _forget(self, key: str, done: Future[Any]) -> None:
+        with self._lock:
+            if self._under_way.get(key) is done:
+                del self._under_way[key]
+
+    def _fetch(self, ask: _Ask, stop: threading.Event) -> Any:
+        """Ask the server and keep the answer; returns the kept value, or a `Failure`."""
+        reply = self._server.ask(ask.prompt, ask.settings, stop)
+        if isinstance(reply, Failure):
+            return reply
+        value = _value(reply, wants_logprobs="logprobs" in ask.settings)
+        if self.cache is None or isinstance(value, Failure):
+            return value
+        return self.cache.put(
+            ask.key,
+            value,
+            requests=reply.requests,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+        )
+
+    def _score(self, about_trait: Reading | Failure, about_coherence: Reading | Failure) -> Score:
+        refusal = isinstance(about_trait, Reading) and about_trait.refuses(self.min_mass)
+        trait, trait_gap = (0.0, None) if refusal else self._number(about_trait)
+        coherence, coherence_gap = self._number(about_coherence)
+        reason = _reason(trait_gap, coherence_gap)
+        return Score(trait, coherence, refusal, reason, None if refusal else self._standard_error(about_trait))
+
+    def _number(self, reading: Reading | Failure) -> tuple[float | None, str | None]:
+        """Return a score and why it is missing, one of the two None."""
+        if isinstance(reading, Failure):
+            return None, reading.reason
+        if reading.mass < self.min_mass - 1e-9:
+            return None, f"only {reading.mass:.2f} of the answer is on numbers"
+        return reading.mean, None
+
+    def _standard_error(self, reading: Reading | Failure) -> float | None:
+        if isinstance(reading, Failure) or self._used != "sample":
+            return None
+        counted = round(reading.mass * self.samples)
+        return reading.spread / math.sqrt(counted - 1) if counted > 1 else None
+
+
+def make(rest: str) -> OpenAIJudge:
+    """Return the judge named by what follows `openai:`, a model's name, with every option at its default.
+
+    Raises:
+        JudgeError: no key for a server that is not on this machine.
+        InputError: no model's name.
+    """
+    return OpenAIJudge(rest)
+
+
+def _known(method: Method) -> Settled | None:
+    """The method in use before any server was asked."""
+    return "sample" if method == "sample" else None
+
+
+def _value(reply: Reply, *, wants_logprobs: bool) -> Any:
+    """Return what the cache keeps of a reply."""
+    if not wants_logprobs:
+        return {"text": reply.text}
+    if reply.positions is None:
+        return Failure("no probabilities in the answer", "")
+    reading = read_positions(reply.positions)
+    return {"numbers": [[n, p] for n, p in sorted(reading.numbers.items())], "refusal": reading.refusal}
+
+
+def _reading(values: Sequence[Any]) -> Reading | Failure:
+    """Return what kept values of one prompt say; one that failed leaves the prompt unanswered."""
+    for value in values:
+        if isinstance(value, Failure):
+            return value
+    if "text" in values[0]:
+        return read_samples([value["text"] for value in values])
+    return Reading(dict(values[0]["numbers"]), values[0]["refusal"])
+
+
+def _reason(trait_gap: str | None, coherence_gap: str | None) -> str | None:
+    """Say once what holds of both scores, and otherwise which score it holds of."""
+    if trait_gap == coherence_gap:
+        return trait_gap
+    gaps = {"trait": trait_gap, "coherence": coherence_gap}
+    return "; ".join(f"{score}: {gap}" for score, gap in gaps.items() if gap)
+
+
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except CancelledError:
+        return Failure("unavailable", "stopped")

@@ -1,0 +1,199 @@
+"""A lineage: one model's training history, from its first checkpoint to its descendants.
+
+Knows the nouns, which names are safe to become folders, and where a lineage is looked for. Leaves to `rules.py` how a YAML
+file describes revisions, to `folder.py` how a local folder of checkpoints is read, and to `models/loading.py` the weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from traitline.errors import InputError, nearest
+
+Kind = Literal["sft", "dpo", "rlvr"]
+
+DATA = Path(__file__).parent / "data"
+NANO = "nano"
+NAME_LIMIT = 200
+
+
+def safe_name(name: str) -> str:
+    """Return `name` unchanged if it can be one component of a path on every system.
+
+    Raises:
+        InputError: the name is empty, longer than 200 characters (or 255 bytes), or holds a slash, a backslash, `..`, a control
+            character, or space at either end.
+    """
+    if not name or name == ".":
+        problem = "is empty" if not name else "is the current folder"
+    elif len(name) > NAME_LIMIT or len(name.encode("utf-8", "replace")) > 255:
+        problem = f"is longer than {NAME_LIMIT} characters"
+    elif "/" in name or "\\" in name:
+        problem = "holds a slash"
+    elif ".." in name:
+        problem = "holds '..'"
+    elif any(unicodedata.category(c).startswith("C") for c in name):
+        problem = "holds a control character"
+    elif name != name.strip():
+        problem = "begins or ends with space"
+    else:
+        return name
+    raise InputError(f"the name {name[:60]!r} cannot become a folder: it {problem}; choose another")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One point of a training history.
+
+    Attributes:
+        name: what tables and paths call it: the revision, verbatim.
+        tokens: how many tokens the model had been trained on, all stages together; None where nothing says.
+        stage: the stage of training, for example `stage2`.
+        source: the hub id or local directory to load from.
+        revision: the hub revision; None for a local directory.
+    """
+
+    name: str
+    tokens: int | None
+    stage: str | None
+    source: str
+    revision: str | None
+
+    def __post_init__(self) -> None:
+        safe_name(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Descendant:
+    """A model post-trained from the lineage's last checkpoint.
+
+    Attributes:
+        name: what tables and paths call it, for example `SFT`.
+        kind: the kind of post-training that produced it.
+        source: the hub id or local directory to load from.
+        revision: the hub revision; None for a local directory.
+        chat: prompts go through the model's chat template.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    revision: str | None
+    chat: bool = True
+
+    def __post_init__(self) -> None:
+        safe_name(self.name)
+
+
+class Revisions(Protocol):
+    """Knows every revision of a lineage, where listing them all as checkpoints would be too long."""
+
+    def find(self, name: str) -> Checkpoint | None:
+        """Return the checkpoint called `name`, or None where there is none."""
+        ...
+
+    def near(self, name: str) -> str:
+        """Return a phrase naming the revisions closest to `name`, to end an error message with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One model's training history.
+
+    Attributes:
+        name: what tables call it.
+        description: one or two sentences for people.
+        checkpoints: ordered by training. The default selection where `revisions` knows more, otherwise all there are.
+        descendants: models post-trained from the last checkpoint, in the order of post-training.
+        revisions: finds checkpoints outside the selection; None where `checkpoints` is all there are.
+    """
+
+    name: str
+    description: str
+    checkpoints: tuple[Checkpoint, ...]
+    descendants: tuple[Descendant, ...]
+    revisions: Revisions | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        safe_name(self.name)
+        if not self.checkpoints:
+            raise InputError(f"lineage {self.name!r} has no checkpoints; list at least one")
+        names = Counter([*(one.name for one in self.checkpoints), *(one.name for one in self.descendants)])
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"lineage {self.name!r} uses the name {twice[0]!r} twice; each needs its own folder")
+        counted = [one for one in self.checkpoints if one.tokens is not None]
+        for before, after in pairwise(counted):
+            if cast(int, before.tokens) > cast(int, after.tokens):
+                raise InputError(
+                    f"lineage {self.name!r} lists {before.name!r} ({before.tokens:,} tokens) before {after.name!r} "
+                    f"({after.tokens:,} tokens); list checkpoints in the order of training"
+                )
+
+    def checkpoint(self, revision: str) -> Checkpoint:
+        """Return the checkpoint of one revision, inside the default selection or not. Names compare verbatim.
+
+        Raises:
+            InputError: the lineage has no such revision; the message lists the nearest ones.
+        """
+        found = next((one for one in self.checkpoints if one.name == revision), None)
+        if found is None and self.revisions is not None:
+            found = self.revisions.find(revision)
+        if found is not None:
+            return found
+        near = self.revisions.near(revision) if self.revisions else nearest(revision, [c.name for c in self.checkpoints])
+        raise InputError(f"lineage {self.name!r} has no revision {revision[:100]!r}; {near}")
+
+    def descendant(self, name: str) -> Descendant:
+        """Return one descendant by name.
+
+        Raises:
+            InputError: the lineage has no such descendant.
+        """
+        found = next((one for one in self.descendants if one.name == name), None)
+        if found is None:
+            known = nearest(name, [one.name for one in self.descendants])
+            raise InputError(f"lineage {self.name!r} has no descendant {name[:100]!r}; {known}")
+        return found
+
+    @property
+    def last(self) -> Checkpoint:
+        """The end of pretraining: the last checkpoint of the selection."""
+        return self.checkpoints[-1]
+
+
+def packaged_lineages(folder: Path = DATA) -> list[str]:
+    """Return the names of the lineages that ship with traitline, the embedded one (`nano`) included."""
+    return sorted([*(path.stem for path in folder.glob("*.yaml")), NANO])
+
+
+def load_lineage(name_or_path: str | Path, folder: Path = DATA) -> Lineage:
+    """Load a lineage by its packaged name, from a YAML file, or from a local folder of checkpoint directories.
+
+    A packaged name wins over a folder of the same name; write `./nano` for the folder.
+
+    Raises:
+        InputError: no such lineage, file or folder, or one that cannot be read as a lineage.
+    """
+    from traitline.lineages.folder import read_folder
+    from traitline.lineages.rules import read_rules
+
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if name == NANO:
+        return cast(Lineage, importlib.import_module("traitline.nano.pretrain").load_lineage())
+    if name in packaged_lineages(folder):
+        return read_rules(folder / f"{name}.yaml")
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix in {".yaml", ".yml"}:
+        return read_rules(path)
+    raise InputError(
+        f"no lineage or folder is called {name!r}; {nearest(name, packaged_lineages(folder))}. "
+        "For your own model give a folder that holds one directory per checkpoint, or a .yaml file"
+    )

@@ -1,0 +1,159 @@
+"""Effect tables cut into panels: one per trait and strategy, with its doses, controls and verdict.
+
+Knows which rows belong to one curve and which dose is the one to show first. Figures and page draw the same panels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from traitline.report.tables import Run, numbers, unique
+
+Kind = Literal["emergence", "transfer"]
+LABELS = {"forced": "forced (fixed texts)"}
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """Where and how strongly a vector is applied."""
+
+    layer: int
+    dose: str
+    coef: float
+    positions: str
+
+    @property
+    def label(self) -> str:
+        """The dose in words."""
+        unit = {"norm": " × activation norm", "raw": " × vector"}.get(self.dose, f" ({self.dose})" if self.dose else "")
+        where = "" if self.positions in ("", "response") else f", {self.positions} positions"
+        return f"layer {self.layer}, {self.coef:g}{unit}{where}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one trait and strategy.
+
+    Attributes:
+        trait: its name.
+        strategy: its name.
+        curves: dose -> rows of the effect table, one per checkpoint in order of training, with `x`.
+        controls: dose -> one row per checkpoint: `x`, `low`, `high`, `mean` of the control deltas, and `n`.
+        main: the dose of the verdict, or the best measured one; None where nothing was planned.
+        verdict: the row of the verdicts table, or None.
+    """
+
+    trait: str
+    strategy: str
+    curves: dict[Dose, pd.DataFrame]
+    controls: dict[Dose, pd.DataFrame]
+    main: Dose | None
+    verdict: pd.Series | None
+
+    @property
+    def label(self) -> str:
+        """The strategy as readers see it."""
+        return LABELS.get(self.strategy, self.strategy)
+
+
+def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, -1] = 1) -> list[Panel]:
+    """Cut an effect table into panels, in the order of the study's traits, then strategies.
+
+    Args:
+        run: the run.
+        kind: which table.
+        target: the network steered, for transfer.
+        sign: 1 for steering towards the trait, -1 for the negative coefficients.
+    """
+    table = _keyed(run.tables[kind])
+    table = table[table["coef"] * sign > 0]
+    controls = _keyed(run.tables["controls"])
+    if target is not None:
+        table, controls = table[table["target"] == target], controls[controls["target"] == target]
+    elif kind == "emergence":
+        controls = controls[controls["target"] == controls["vector_checkpoint"]]
+    found = []
+    for trait in run.traits:
+        for strategy in run.strategies:
+            rows = table[(table["trait"] == trait) & (table["strategy"] == strategy)]
+            if rows.empty:
+                continue
+            verdict = verdict_of(run, kind, trait, strategy, target)
+            curves = {dose: _curve(run, part) for dose, part in _by_dose(rows)}
+            own = controls[(controls["trait"] == trait) & (controls["strategy"] == strategy)]
+            bands = {dose: _band(run, own, dose) for dose in curves}
+            found.append(Panel(trait, strategy, curves, bands, _main(curves, verdict, sign), verdict))
+    return found
+
+
+def verdict_of(run: Run, kind: Kind, trait: str, strategy: str, target: str | None = None) -> pd.Series | None:
+    """Return one row of the verdicts table, or None."""
+    table = run.tables["verdicts"]
+    found = table[(table["kind"] == kind) & (table["trait"] == trait) & (table["strategy"] == strategy)]
+    if target is not None and "target" in table.columns:
+        found = found[found["target"] == target]
+    return None if found.empty else found.iloc[0]
+
+
+def targets(run: Run) -> list[str]:
+    """Return the networks that vectors were transferred to."""
+    return [str(name) for name in unique(run.tables["transfer"]["target"].dropna())]
+
+
+def stars(p: float) -> str:
+    """Return the stars of an adjusted p."""
+    return next((mark for level, mark in STARS if p < level), "")
+
+
+def onset_span(run: Run, verdict: pd.Series | None) -> tuple[float, float] | None:
+    """Return the two ends of the onset interval on the axis, or None where there is no onset."""
+    if verdict is None:
+        return None
+    places = run.axis.positions
+    by = places.get(str(verdict.get("onset_by")))
+    if by is None:
+        return None
+    return places.get(str(verdict.get("onset_after")), by), by
+
+
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its dose columns filled in and as plain types, rows without a coefficient left out."""
+    keyed = table.assign(layer=numbers(table, "layer"), coef=numbers(table, "coef"))
+    for name in ("dose", "positions"):
+        keyed[name] = keyed[name].fillna("").astype(str) if name in keyed.columns else ""
+    return keyed[keyed["coef"].notna() & keyed["layer"].notna()]
+
+
+def _by_dose(rows: pd.DataFrame) -> list[tuple[Dose, pd.DataFrame]]:
+    groups = rows.groupby(["layer", "dose", "coef", "positions"], sort=True)
+    return [(Dose(int(layer), dose, float(coef), positions), part) for (layer, dose, coef, positions), part in groups]
+
+
+def _curve(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one dose in order of training, with their places on the axis."""
+    return rows.assign(x=rows["vector_checkpoint"].map(run.axis.positions)).dropna(subset=["x"]).sort_values("x")
+
+
+def _band(run: Run, controls: pd.DataFrame, dose: Dose) -> pd.DataFrame:
+    """Return the range of the controls of one dose at every checkpoint."""
+    same = (controls["layer"] == dose.layer) & np.isclose(controls["coef"].abs(), abs(dose.coef))
+    same &= (controls["dose"] == dose.dose) & (controls["positions"] == dose.positions)
+    rows = _curve(run, controls[same]).dropna(subset=["delta_trait"])
+    grouped = rows.groupby("x")["delta_trait"].agg(low="min", high="max", mean="mean", n="size")
+    return grouped.reset_index()
+
+
+def _main(curves: dict[Dose, pd.DataFrame], verdict: pd.Series | None, sign: int) -> Dose | None:
+    """Return the dose of the verdict (its mirror image for negative coefficients), else the most measured one."""
+    if verdict is not None:
+        layer, coef = (pd.to_numeric(verdict.get(name), errors="coerce") for name in ("layer", "coef"))
+        same = [dose for dose in curves if dose.layer == layer and np.isclose(dose.coef, sign * abs(coef))]
+        if same:
+            return same[0]
+        curves = {dose: curve for dose, curve in curves.items() if dose.layer == layer} or curves
+    return max(curves, key=lambda dose: int(curves[dose]["delta_trait"].notna().sum()), default=None)

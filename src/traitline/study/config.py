@@ -1,0 +1,160 @@
+"""What a study is: the fields of its YAML file, each with its default.
+
+Knows how a study is read and checked. Leaves to `plan.py` which rows follow from it and to `run.py` the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from traitline.errors import InputError, nearest
+from traitline.vectors.dose import DOSES
+
+DATA = Path(__file__).parent / "data"
+BASELINE_FACTOR = 4
+"""Baselines get this many times the samples of a steered condition: many comparisons share them."""
+FORCED = "forced"
+"""The strategy whose vectors come from one fixed set of texts at every checkpoint."""
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(_Section):
+    """How responses are generated."""
+
+    samples: Positive = 1
+    """Responses per question (and, when eliciting, per contrast and polarity)."""
+    max_new_tokens: Positive = 64
+    temperature: float = Field(default=1.0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class Evaluation(Sampling):
+    """Where and how strongly vectors are applied."""
+
+    samples: Positive = 4
+    layers: tuple[Positive, ...] = Field(min_length=1)
+    coefs: tuple[float, ...] = Field(min_length=1)
+    """Coefficients; negative ones steer away from the trait."""
+    dose: Literal["norm", "raw"] = "norm"
+    positions: Literal["response", "prompt", "all"] = "response"
+    other_rubrics: bool = True
+    """Also score baseline and steered responses on the rubrics of the study's other traits."""
+
+    @model_validator(mode="after")
+    def _no_zero(self) -> Evaluation:
+        if 0 in self.coefs:
+            raise ValueError("coefs holds 0, which is the baseline; leave it out")
+        if len(set(self.coefs)) < len(self.coefs) or len(set(self.layers)) < len(self.layers):
+            raise ValueError("layers and coefs must not repeat")
+        if self.dose not in DOSES:
+            raise ValueError(f"no dose is called {self.dose!r}")
+        return self
+
+
+class Controls(_Section):
+    """How many control vectors of each kind each vector is compared with."""
+
+    isotropic: Count = 2
+    covariance: Count = 2
+    shuffled: Count = 2
+    bootstrap: Count = 8
+    """Question-bootstrap vectors, whose spread enters the interval of each delta. Needs at least 2, or 0 for none."""
+    bootstrap_samples: Positive = 1
+    samples: Positive | None = None
+    """Responses per question under a control; as many as the evaluation's where left out."""
+
+
+class Criteria(_Section):
+    """What `steerable` asks of a delta beyond significance."""
+
+    minimum_effect: float = 5.0
+    coherence_floor: float = 50.0
+    coherence_loss: float = 25.0
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+
+
+class StudyConfig(_Section):
+    """One study. The fields are the keys of its YAML file."""
+
+    name: Name
+    lineage: str
+    """Packaged name, YAML file, or a folder of checkpoints."""
+    checkpoints: tuple[str, ...] = ()
+    """Revisions in order of training; the lineage's own selection where empty."""
+    targets: tuple[str, ...] = ("last",)
+    """Networks that every checkpoint's vector is transferred to: `last`, or names of descendants. Empty: no transfer."""
+    traits: tuple[str, ...] = Field(min_length=1)
+    """Packaged names or YAML files."""
+    strategies: tuple[str, ...] = ("character", FORCED)
+    """Ways of eliciting; `forced` reads the first strategy's accepted rows of the last checkpoint at every checkpoint."""
+    judge: str
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    batch_rows: Positive = 64
+    activation_norm: Literal["median", "mean"] = "median"
+    elicit: Sampling = Sampling()
+    evaluate: Evaluation
+    controls: Controls = Controls()
+    criteria: Criteria = Criteria()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        for field in ("checkpoints", "targets", "traits", "strategies"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} names something twice: {', '.join(values)}")
+        if not self.generating:
+            raise ValueError(f"strategies needs at least one besides {FORCED!r}, whose rows it reads")
+        if self.controls.bootstrap == 1:
+            raise ValueError("controls.bootstrap is 1; a spread needs at least 2 vectors (0 for none)")
+        return self
+
+    @property
+    def generating(self) -> tuple[str, ...]:
+        """The strategies that generate rows of their own."""
+        return tuple(s for s in self.strategies if s != FORCED)
+
+    def source_strategy(self, strategy: str) -> str:
+        """Return the strategy whose texts a strategy uses: the first generating one for `forced`, else itself."""
+        return self.generating[0] if strategy == FORCED else strategy
+
+
+def packaged_studies() -> list[str]:
+    """Return the names of the studies that ship with traitline."""
+    return sorted(path.stem for path in DATA.glob("*.yaml"))
+
+
+def load_config(name: str | Path) -> StudyConfig:
+    """Load a study by its packaged name or from a YAML file.
+
+    Raises:
+        InputError: no such study or file, broken YAML, or a field that does not fit.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        if str(name) not in packaged_studies():
+            raise InputError(
+                f"no study is called {str(name)!r}; {nearest(str(name), packaged_studies())}. For your own give its .yaml file"
+            )
+        path = DATA / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"study file {str(path)!r} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"study file {str(path)!r} is not valid YAML: {error}") from error
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        reasons = "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())
+        raise InputError(f"study file {str(path)!r} does not fit:\n{reasons}") from error

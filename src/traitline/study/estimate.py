@@ -1,0 +1,147 @@
+"""How much work a plan is, before any of it is done: rows, tokens, judge calls, bytes, and what the statistics can show.
+
+Works offline and loads no model. What cannot be known without one (a download's size, a rate, a price) is None, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from traitline.analysis.significance import minimum_detectable_effect, smallest_p
+from traitline.study.config import FORCED
+from traitline.study.plan import Cell, Network, Plan
+
+PROMPT_BYTES = 400
+"""Disk bytes of one response row beside its tokens, measured on nano: compressed columns of text and identity."""
+TYPICAL_SD = 25.0
+"""Standard deviation over questions of a delta, in points, where none was measured yet."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What one phase takes.
+
+    Attributes:
+        rows: responses to generate, at most: rows of a cell without vector are left out when that is known.
+        tokens: new tokens, at most.
+        judge_calls: judgements asked for (trait and coherence are two).
+        download_bytes: weights to fetch; None where it cannot be known offline.
+        disk_bytes: size of the response files, roughly.
+        gpu_seconds: None without a measured rate; 0 where everything runs on the CPU.
+        money: None without a price; 0 where the judge runs here.
+    """
+
+    rows: int
+    tokens: int
+    judge_calls: int
+    download_bytes: int | None
+    disk_bytes: int
+    gpu_seconds: float | None
+    money: float | None
+
+
+def efforts(plan: Plan) -> dict[str, Effort]:
+    """Return the effort of each phase, and of all as `total`."""
+    e, v = plan.config.elicit, plan.config.evaluate
+    others = len(plan.traits) - 1 if v.other_rubrics else 0
+    phases: dict[str, tuple[int, int, int]] = {"elicit": (0, e.max_new_tokens, 0)}
+    phases |= dict.fromkeys(("evaluate", "transfer"), (0, v.max_new_tokens, 0))
+    for phase, network in [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")] + [
+        ("transfer", n) for n in plan.targets
+    ]:
+        rows, crossed = counted(plan, network, phase)
+        total, length, calls = phases[phase]
+        phases[phase] = (total + rows, length, calls + 2 * rows + 2 * crossed * others)
+    done = {phase: _effort(plan, phase, *numbers) for phase, numbers in phases.items()}
+    return {**done, "total": _sum(list(done.values()))}
+
+
+def counted(plan: Plan, network: Network, phase: str) -> tuple[int, int]:
+    """Return (rows, rows also scored on other rubrics) that a phase has at one network."""
+    rows = crossed = 0
+    for cell in plan.cells(network):
+        for row in _rows(plan, network, cell, phase):
+            rows += 1
+            crossed += row.identity.condition in {"baseline", "steered"} and row.identity.split == "evaluate"
+    return rows, crossed
+
+
+def _rows(plan: Plan, network: Network, cell: Cell, phase: str) -> Any:
+    if phase == "elicit":
+        return plan.elicit_rows(network, cell)
+    return plan.evaluation_rows(network, cell) if phase == "evaluate" else plan.transfer_rows(network, cell)
+
+
+def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effort:
+    networks = plan.targets if phase == "transfer" else plan.checkpoints
+    local = all(network.revision is None for network in networks)
+    on_nano = plan.lineage.name == "nano"
+    fetched = 0 if local or phase == "evaluate" or not networks else None  # evaluate uses what elicit has loaded
+    return Effort(
+        rows=rows,
+        tokens=rows * length,
+        judge_calls=calls,
+        download_bytes=fetched,
+        disk_bytes=rows * (PROMPT_BYTES + 4 * length),
+        gpu_seconds=0.0 if on_nano else None,
+        money=0.0 if plan.config.judge == "nano" else None,
+    )
+
+
+def _sum(parts: list[Effort]) -> Effort:
+    names = list(asdict(parts[0]))
+    values = {name: [getattr(part, name) for part in parts] for name in names}
+    return Effort(**{name: None if None in found else sum(found) for name, found in values.items()})
+
+
+def power(plan: Plan) -> list[dict[str, Any]]:
+    """Return, per trait and strategy, the smallest p attainable and the smallest effect likely to be found.
+
+    `detectable_effect` is in points, one-sided at the study's level with 80 % power, after Holm over the checkpoints' doses.
+    """
+    comparisons = len(plan.checkpoints) * len(plan.config.evaluate.layers) * len(plan.config.evaluate.coefs)
+    found = []
+    for name, trait in plan.traits.items():
+        for strategy in plan.config.strategies:
+            n = len(trait.questions(plan.config.source_strategy(strategy), "evaluate"))
+            alpha = plan.config.criteria.alpha / comparisons
+            p = smallest_p(n)
+            found.append(
+                {
+                    "trait": name,
+                    "strategy": strategy,
+                    "questions": n,
+                    "smallest_p": p,
+                    "smallest_p_adjusted": min(1.0, p * comparisons),
+                    "detectable_effect": minimum_detectable_effect(n, TYPICAL_SD, alpha=alpha) if n > 1 else None,
+                    "assumed_sd": TYPICAL_SD,
+                }
+            )
+    return found
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain data: what `traitline plan --json` prints."""
+    return {
+        "study": plan.config.name,
+        "plan": plan.digest,
+        "lineage": plan.lineage.name,
+        "checkpoints": plan.order,
+        "targets": [network.name for network in plan.targets],
+        "traits": list(plan.traits),
+        "strategies": list(plan.config.strategies),
+        "forced": FORCED in plan.config.strategies,
+        "phases": {name: asdict(effort) for name, effort in efforts(plan).items() if name != "total"},
+        "total": asdict(efforts(plan)["total"]),
+        "power": power(plan),
+    }
+
+
+def disk_free_bytes(out: Path) -> int:
+    """Return the free bytes of the disk that a run directory is or would be on."""
+    import shutil
+
+    folder = next(parent for parent in [out.absolute(), *out.absolute().parents] if parent.exists())
+    return shutil.disk_usage(folder).free

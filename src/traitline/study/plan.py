@@ -1,0 +1,314 @@
+"""The plan: every row of a study, its keys, and the batches rows belong to. Nothing here loads a model.
+
+The plan alone fixes which rows share a batch and in which order, so that a resumed run repeats an uninterrupted one. A row's
+key names all of its identity; its noise key leaves the condition out, so that baseline and steered rows share their random
+numbers. Leaves the work to `run.py` and the estimate of what it takes to `estimate.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from traitline.errors import InputError
+from traitline.lineages import Checkpoint, Descendant, Lineage, load_lineage
+from traitline.study.config import BASELINE_FACTOR, FORCED, StudyConfig
+from traitline.traits import Trait, load_trait
+from traitline.traits.strategies import Format, Message, strategy
+from traitline.traits.trait import Polarity, Split
+
+CONTROL_KINDS = ("isotropic", "covariance", "shuffled")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that tells one response from another; None where a field does not apply."""
+
+    lineage: str
+    checkpoint: str
+    target: str
+    trait: str
+    strategy: str
+    split: Split
+    condition: str
+    question_id: str
+    sample: int
+    polarity: Polarity | None = None
+    instruction_id: str | None = None
+    control_kind: str | None = None
+    control_seed: int | None = None
+    vector_checkpoint: str | None = None
+    vector_trait: str | None = None
+    vector_strategy: str | None = None
+    layer: int | None = None
+    dose: str | None = None
+    coef: float | None = None
+    positions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One response to be generated: who it is, the question alone (which the judge sees) and the whole prompt."""
+
+    identity: Identity
+    question: str
+    prompt: str | tuple[tuple[tuple[str, str], ...], ...]
+
+    def messages(self) -> str | list[Message]:
+        """Return the prompt as `models.prompts.encode` takes it."""
+        return self.prompt if isinstance(self.prompt, str) else [dict(message) for message in self.prompt]
+
+
+def row_key(identity: Identity) -> str:
+    """Return the hash of all identity columns of a row, 32 hexadecimal digits."""
+    return _hash(asdict(identity), 16).hex()
+
+
+def noise_key(seed: int, identity: Identity) -> int:
+    """Return the 64-bit key of a row's random numbers, which the condition and the vector have no part in."""
+    parts = [
+        seed,
+        identity.target,
+        identity.strategy,
+        identity.split,
+        identity.polarity,
+        identity.instruction_id,
+        identity.question_id,
+        identity.sample,
+    ]
+    return int.from_bytes(_hash(parts, 8), "little")
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on every part and on nothing else."""
+    return int.from_bytes(_hash([str(part) for part in parts], 8), "little") >> 1
+
+
+def _hash(content: Any, size: int) -> bytes:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=size).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One (checkpoint, trait, strategy) of the study, or, in the transfer phase, one (target, trait, strategy)."""
+
+    network: str
+    trait: str
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network the study loads: one of the lineage's checkpoints, or a descendant."""
+
+    name: str
+    source: str
+    revision: str | None
+    tokens: int | None
+    form: Format
+
+    @classmethod
+    def of(cls, node: Checkpoint | Descendant) -> Network:
+        """Make one of a checkpoint (prompted plainly) or of a descendant (with its chat template)."""
+        chat = isinstance(node, Descendant) and node.chat
+        tokens = node.tokens if isinstance(node, Checkpoint) else None
+        return cls(node.name, node.source, node.revision, tokens, "chat" if chat else "plain")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with its lineage and traits resolved."""
+
+    config: StudyConfig
+    lineage: Lineage
+    checkpoints: tuple[Network, ...]
+    targets: tuple[Network, ...]
+    traits: dict[str, Trait]
+
+    @property
+    def last(self) -> Network:
+        """The last checkpoint of the study."""
+        return self.checkpoints[-1]
+
+    @property
+    def order(self) -> list[str]:
+        """Names of the checkpoints in order of training."""
+        return [network.name for network in self.checkpoints]
+
+    def networks(self) -> list[Network]:
+        """Return the checkpoints in the order they are worked on: the last one first, whose rows `forced` reads."""
+        return [self.last, *self.checkpoints[:-1]]
+
+    def cells(self, network: Network) -> list[Cell]:
+        """Return the cells of one network in a fixed order."""
+        return [Cell(network.name, trait, strategy) for trait in self.traits for strategy in self.config.strategies]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything that decides the results: configuration, revisions and the traits' texts."""
+        nodes = [[n.name, n.source, n.revision] for n in (*self.checkpoints, *self.targets)]
+        traits = {name: trait.digest for name, trait in self.traits.items()}
+        return _hash([self.config.model_dump(mode="json"), nodes, traits], 16).hex()
+
+    def elicit_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
+        """Yield the contrast rows of one cell, both polarities; none for `forced`."""
+        if cell.strategy == FORCED:
+            return
+        trait, wording = self.traits[cell.trait], strategy(cell.strategy)
+        contrasts = trait.texts(cell.strategy).contrasts
+        for i, contrast in enumerate(contrasts):
+            for question in trait.questions(cell.strategy, "elicit"):
+                for polarity in ("pos", "neg"):
+                    prompt = wording.prompt(contrast.side(polarity), question.text, network.form)
+                    for sample in range(self.config.elicit.samples):
+                        identity = Identity(
+                            **self._who(network, cell, "elicit"),
+                            condition="elicit",
+                            question_id=question.id,
+                            sample=sample,
+                            polarity=polarity,
+                            instruction_id=f"{cell.trait}-{cell.strategy}-contrast-{i:02d}",
+                        )
+                        yield PlannedRow(identity, question.text, _frozen(prompt))
+
+    def baseline_rows(self, network: Network, cell: Cell, split: Split) -> Iterator[PlannedRow]:
+        """Yield the rows of one cell to which nothing is done."""
+        for question, prompt in self._asked(network, cell, split):
+            for sample in range(self.config.evaluate.samples * BASELINE_FACTOR):
+                identity = Identity(
+                    **self._who(network, cell, split), condition="baseline", question_id=question[0], sample=sample
+                )
+                yield PlannedRow(identity, question[1], prompt)
+
+    def steered_rows(
+        self, network: Network, cell: Cell, vector_checkpoint: str, *, split: Split = "evaluate", controls: bool = False
+    ) -> Iterator[PlannedRow]:
+        """Yield the rows of one cell under the vector of one checkpoint and its bootstrap vectors, with controls if asked.
+
+        On the `tune` split the vector alone is applied: that is all that choosing a dose needs.
+        """
+        for condition, kind, seed, coef, samples in self._conditions(controls=controls):
+            if split == "tune" and condition != "steered":
+                continue
+            for layer in self.config.evaluate.layers:
+                for question, prompt in self._asked(network, cell, split):
+                    for sample in range(samples):
+                        identity = Identity(
+                            **self._who(network, cell, split),
+                            condition=condition,
+                            question_id=question[0],
+                            sample=sample,
+                            control_kind=kind,
+                            control_seed=seed,
+                            vector_checkpoint=vector_checkpoint,
+                            vector_trait=cell.trait,
+                            vector_strategy=cell.strategy,
+                            layer=layer,
+                            dose=self.config.evaluate.dose,
+                            coef=coef,
+                            positions=self.config.evaluate.positions,
+                        )
+                        yield PlannedRow(identity, question[1], prompt)
+
+    def evaluation_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
+        """Yield what a checkpoint is evaluated on with its own vector; the last one also answers the `tune` questions."""
+        yield from self.baseline_rows(network, cell, "evaluate")
+        yield from self.steered_rows(network, cell, network.name, controls=True)
+        if network == self.last:
+            yield from self.baseline_rows(network, cell, "tune")
+            yield from self.steered_rows(network, cell, network.name, split="tune")
+
+    def transfer_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
+        """Yield what a target is evaluated on with the vectors of every checkpoint."""
+        yield from self.baseline_rows(network, cell, "evaluate")
+        for checkpoint in self.checkpoints:
+            yield from self.steered_rows(network, cell, checkpoint.name)
+
+    def control_seeds(self, kind: str) -> range:
+        """Return the seeds of one kind of control; no seed belongs to two kinds."""
+        start = 0
+        for other in CONTROL_KINDS:
+            count = getattr(self.config.controls, other)
+            if other == kind:
+                return range(start, start + count)
+            start += count
+        raise InputError(f"no control is called {kind!r}; there are {', '.join(CONTROL_KINDS)}")
+
+    def _conditions(self, *, controls: bool) -> Iterator[tuple[str, str | None, int | None, float, int]]:
+        """Yield (condition, control kind, control seed, coef, samples per question)."""
+        evaluate, counts = self.config.evaluate, self.config.controls
+        for coef in evaluate.coefs:
+            yield "steered", None, None, coef, evaluate.samples
+        for coef in (c for c in evaluate.coefs if c > 0):
+            for seed in range(counts.bootstrap):
+                yield "bootstrap", None, seed, coef, counts.bootstrap_samples
+            for kind in CONTROL_KINDS if controls else ():
+                for seed in self.control_seeds(kind):
+                    condition = "shuffled" if kind == "shuffled" else "random"
+                    yield condition, kind, seed, coef, counts.samples or evaluate.samples
+
+    def _who(self, network: Network, cell: Cell, split: Split) -> dict[str, Any]:
+        return {
+            "lineage": self.lineage.name,
+            "checkpoint": network.name,
+            "target": network.name,
+            "trait": cell.trait,
+            "strategy": cell.strategy,
+            "split": split,
+        }
+
+    def _asked(self, network: Network, cell: Cell, split: Split) -> list[tuple[tuple[str, str], Any]]:
+        """Return ((question id, question), prompt without instruction) of a split."""
+        source = self.config.source_strategy(cell.strategy)
+        questions = self.traits[cell.trait].questions(source, split)
+        return [((q.id, q.text), _frozen(strategy(source).prompt(None, q.text, network.form))) for q in questions]
+
+
+def batches(rows: Sequence[PlannedRow], size: int) -> Iterator[list[PlannedRow]]:
+    """Yield the rows in their planned order, `size` at a time."""
+    for start in range(0, len(rows), size):
+        yield list(rows[start : start + size])
+
+
+def make_plan(config: StudyConfig) -> Plan:
+    """Resolve a study's lineage and traits and check that they have what the study asks for.
+
+    Raises:
+        InputError: an unknown lineage, revision, target, trait, strategy, or a trait without the questions needed.
+    """
+    lineage = load_lineage(config.lineage)
+    nodes = [lineage.checkpoint(name) for name in config.checkpoints] or list(lineage.checkpoints)
+    checkpoints = tuple(Network.of(node) for node in nodes)
+    targets = tuple(checkpoints[-1] if t == "last" else Network.of(lineage.descendant(t)) for t in config.targets)
+    traits = {trait.name: trait for trait in (load_trait(name, **_folder(lineage)) for name in config.traits)}
+    if len(traits) < len(config.traits):
+        raise InputError(f"two of the traits {', '.join(config.traits)} have the same name; rename one in its file")
+    for trait in traits.values():
+        for name in config.generating:
+            strategy(name)
+            for split in ("elicit", "evaluate"):
+                if not trait.questions(name, split):
+                    raise InputError(f"trait {trait.name!r} has no {split!r} questions for strategy {name!r}; add some")
+    return Plan(config, lineage, checkpoints, targets, traits)
+
+
+def _folder(lineage: Lineage) -> dict[str, Path]:
+    """Return where a lineage's traits are looked for: nano supplies its own, in its own language."""
+    if lineage.name != "nano":
+        return {}
+    from traitline.nano import traits_folder
+
+    return {"folder": traits_folder()}
+
+
+def _frozen(prompt: str | list[Message]) -> Any:
+    return prompt if isinstance(prompt, str) else tuple(tuple(message.items()) for message in prompt)
+
+
+IDENTITY = [field.name for field in fields(Identity)]

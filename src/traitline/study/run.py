@@ -1,0 +1,303 @@
+"""Run a study: networks one after the other, each loaded once per phase, every batch durable, every cell with a state.
+
+Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate. Phase two visits
+the targets and applies every checkpoint's vectors there. What is done is read from the files, so a killed run goes on where
+it stopped. Knows the order of work and what happens when something fails. Leaves rows to `plan.py`, one batch to `elicit.py`,
+files to `store.py`, and tables to `tables.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from traitline.errors import InputError, ModelError
+from traitline.judges import Judge
+from traitline.models import Calibration, Intervention, Model, calibrate, encode, load_model
+from traitline.study.config import FORCED, Sampling
+from traitline.study.elicit import generate_table, score_table
+from traitline.study.estimate import counted
+from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
+from traitline.study.store import RunStore, read_rows
+from traitline.vectors.calibration import calibration_texts
+from traitline.vectors.dose import Steer
+from traitline.vectors.estimators import accepted
+from traitline.vectors.extract import ControlSeeds, extract_arrays
+from traitline.vectors.vector import Floats, PersonaVector, Provenance, load_arrays, save_arrays
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many rows of the plan were settled by it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: cells and targets by state."""
+
+    complete: int
+    no_vector: int
+    failed: tuple[str, ...]
+
+
+def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: Progress = lambda _what, _rows: None) -> Outcome:
+    """Do whatever of a study is not done yet, and write its tables.
+
+    Args:
+        plan: the study.
+        out: the run directory.
+        judge: makes the judge, given where its cache lies.
+        progress: told of every settled batch.
+
+    Raises:
+        StoreError: the directory is held by another process, of another study, or cannot be written.
+        JudgeError: the judge cannot be used; what was judged is kept.
+    """
+    from traitline.study.tables import write_tables
+
+    store = RunStore(out)
+    with store.driving():
+        store.begin(plan)
+        run = _Run(plan, store, judge(store.judge_cache), progress)
+        for network in plan.networks():
+            run.visit(network, plan.cells(network), store.evaluation, run.checkpoint, "cells")
+        for network in plan.targets:
+            run.visit(network, plan.cells(network), store.transfer, run.target, "targets")
+        write_tables(plan, store)
+        states = pd.concat([store.ledger("cells"), store.ledger("targets")])
+        failed = states[states["state"] == "failed"]
+        names = sorted({f"{row.network}/{row.trait}/{row.strategy}: {row.reason}" for row in failed.itertuples()})
+        counts = states["state"].value_counts()
+        return Outcome(int(counts.get("complete", 0)), int(counts.get("no_vector", 0)), tuple(names))
+
+
+class _Run:
+    """One process working on one run."""
+
+    def __init__(self, plan: Plan, store: RunStore, judge: Judge, progress: Progress) -> None:
+        self.plan, self.store, self.judge, self.progress = plan, store, judge, progress
+        self.config = plan.config
+        self._usage: dict[str, int] = {}
+
+    def visit(
+        self,
+        network: Network,
+        cells: list[Cell],
+        path: Callable[[Cell], Path],
+        work: Callable[[Network, Model, list[Cell]], None],
+        table: str,
+    ) -> None:
+        """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on."""
+        phases = ("elicit", "evaluate") if table == "cells" else ("transfer",)
+        if all(path(cell).is_file() for cell in cells):
+            self.progress(f"{network.name}: done before", sum(counted(self.plan, network, phase)[0] for phase in phases))
+            return
+        started = time.monotonic()
+        try:
+            model = load_model(network.source, network.revision)
+            work(network, model, cells)
+        except (ModelError, InputError) as error:
+            for cell in cells:
+                if not path(cell).is_file():
+                    self.store.note_cell(cell, "failed", str(error), table=table)
+            return
+        for cell in cells:
+            found = self.store.vector(cell).is_file() or table == "targets"
+            reason = None if found else "no accepted pair of contrast rows"
+            seconds = (time.monotonic() - started) / len(cells)
+            self.store.note_cell(cell, "complete" if found else "no_vector", reason, seconds=seconds, table=table)
+
+    def checkpoint(self, network: Network, model: Model, cells: list[Cell]) -> None:
+        """Elicit, extract and evaluate every cell of one checkpoint."""
+        calibration = self._calibrate(model)
+        self._elicit(network, model, cells, calibration)
+        planned = [row for cell in cells for row in self.plan.evaluation_rows(network, cell)]
+        resolve = self._resolver(calibration.norms)
+        table = self._generate(network, "evaluate", planned, self.config.evaluate, model, resolve)
+        for cell in cells:
+            self.store.write_rows(self.store.evaluation(cell), _of(table, cell))
+        shutil.rmtree(self.store.part(network.name, "elicit", 0).parents[1], ignore_errors=True)
+
+    def target(self, network: Network, model: Model, cells: list[Cell]) -> None:
+        """Apply every checkpoint's vectors to one target."""
+        calibration = self._calibrate(model)
+        planned = [row for cell in cells for row in self.plan.transfer_rows(network, cell)]
+        resolve = self._resolver(calibration.norms)
+        table = self._generate(network, "transfer", planned, self.config.evaluate, model, resolve)
+        for cell in cells:
+            self.store.write_rows(self.store.transfer(cell), _of(table, cell))
+        shutil.rmtree(self.store.part(network.name, "transfer", 0).parents[1], ignore_errors=True)
+
+    # Elicit and extract
+
+    def _elicit(self, network: Network, model: Model, cells: list[Cell], calibration: Calibration) -> None:
+        """Give every cell its contrast rows and, where a pair was accepted, its vectors."""
+        todo = [cell for cell in cells if not self.store.contrast(cell).is_file()]
+        if not todo:
+            self.progress(f"{network.name}: elicited before", counted(self.plan, network, "elicit")[0])
+            return
+        planned = [row for cell in cells for row in self.plan.elicit_rows(network, cell)]
+        table = self._generate(network, "elicit", planned, self.config.elicit, model, lambda _row: None)
+        for cell in todo:
+            rows = self._forced_rows(network, cell) if cell.strategy == FORCED else _of(table, cell)
+            self._extract(network, model, cell, rows.assign(accepted=accepted(rows)), calibration)
+
+    def _forced_rows(self, network: Network, cell: Cell) -> pd.DataFrame:
+        """Return the accepted rows of the last checkpoint, to be read by this one."""
+        source = Cell(self.plan.last.name, cell.trait, self.config.source_strategy(FORCED))
+        rows = read_rows(self.store.contrast(source))
+        rows = rows[rows["accepted"]].reset_index(drop=True)
+        keys = [f"{FORCED}-{network.name}-{key}" for key in rows["row_key"]]
+        return rows.assign(row_key=keys, checkpoint=network.name, tokens=network.tokens, target=network.name, strategy=FORCED)
+
+    def _extract(self, network: Network, model: Model, cell: Cell, rows: pd.DataFrame, calibration: Calibration) -> None:
+        counts = self.config.controls
+        seeds = ControlSeeds(**{kind: self.plan.control_seeds(kind) for kind in CONTROL_KINDS}, bootstraps=counts.bootstrap)
+        seed = derived_seed(self.config.seed, network.name, cell.trait, cell.strategy)
+        arrays, pairs = extract_arrays(model, rows, calibration, seeds, seed)
+        if arrays:
+            provenance = Provenance(
+                lineage=self.plan.lineage.name,
+                checkpoint=network.name,
+                source=network.source if network.revision else Path(network.source).name,
+                commit=model.commit,
+                trait=cell.trait,
+                strategy=cell.strategy,
+                n_pairs=len(pairs),
+                n_questions=pairs.questions,
+                judge=self.judge.name,
+                prompt_hash=self.plan.traits[cell.trait].digest,
+                activation_norms=tuple(float(norm) for norm in calibration.norms),
+            )
+            save_arrays(self.store.vector(cell), arrays, provenance)
+        self.store.write_rows(self.store.contrast(cell), rows)  # last: its presence says that the cell is extracted
+
+    def _calibrate(self, model: Model) -> Calibration:
+        texts = calibration_texts() if self.plan.lineage.name != "nano" else _nano_texts()
+        return calibrate(model, [encode(model, text) for text in texts], statistic=self.config.activation_norm)
+
+    # Batches
+
+    def _generate(
+        self,
+        network: Network,
+        stage: str,
+        planned: Sequence[PlannedRow],
+        sampling: Sampling,
+        model: Model,
+        resolve: Callable[[PlannedRow], Intervention | None],
+    ) -> pd.DataFrame:
+        """Generate and judge rows, batch by batch; a batch whose part file exists is read instead.
+
+        Rows whose vector does not exist are left out of their batch. Judging runs beside generation.
+        """
+        paths = []
+        with ThreadPoolExecutor(max_workers=1) as judging:
+            pending: Future[None] | None = None
+            for number, batch in enumerate(batches(planned, self.config.batch_rows)):
+                rows = [row for row in batch if self._exists(row)]
+                self.progress(f"{network.name}: {stage}", len(batch) - len(rows))
+                if not rows:
+                    continue
+                path = self.store.part(network.name, stage, number)
+                paths.append(path)
+                if path.is_file():
+                    self.progress(f"{network.name}: {stage}", len(rows))
+                    continue
+                started = time.monotonic()
+                draft = path.with_suffix(".unjudged.parquet")
+                if not draft.is_file():
+                    table = generate_table(model, rows, sampling, seed=self.config.seed, tokens=network.tokens, resolve=resolve)
+                    self.store.write_rows(draft, table)
+                took = time.monotonic() - started
+                if pending is not None:
+                    pending.result()
+                pending = judging.submit(self._judge, draft, path, network.name, stage, number, took)
+            if pending is not None:
+                pending.result()
+        self._note_cost()
+        tables = [read_rows(path) for path in paths]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def _judge(self, draft: Path, path: Path, network: str, stage: str, number: int, generate_seconds: float) -> None:
+        """Score one generated batch and write its part file."""
+        started = time.monotonic()
+        rows = score_table(
+            read_rows(draft),
+            self.judge,
+            self.plan.traits,
+            wording=self.config.source_strategy,
+            others=self.config.evaluate.other_rubrics,
+        )
+        self.store.write_rows(path, rows)
+        draft.unlink()
+        self.store.note_batch(network, stage, number, len(rows), generate_seconds, time.monotonic() - started)
+        self.progress(f"{network}: {stage}", len(rows))
+
+    def _exists(self, row: PlannedRow) -> bool:
+        """Tell whether the vector a row is steered with exists."""
+        who = row.identity
+        if who.vector_checkpoint is None:
+            return True
+        name = {"steered": "response_avg", "bootstrap": "bootstrap"}.get(
+            who.condition, f"{who.control_kind}_{who.control_seed}"
+        )
+        arrays = self._arrays(who.vector_checkpoint, who.trait, who.strategy)
+        return name in arrays and bool(np.any(arrays[name][..., who.layer, :] if who.layer else True))
+
+    def _resolver(self, activation_norms: Floats) -> Callable[[PlannedRow], Intervention | None]:
+        """Return what gives each row its intervention at a network with these activation norms."""
+        known: dict[tuple[Any, ...], Intervention] = {}
+
+        def resolve(row: PlannedRow) -> Intervention | None:
+            who = row.identity
+            if who.vector_checkpoint is None or who.layer is None or who.coef is None:
+                return None
+            key = (who.vector_checkpoint, who.trait, who.strategy, who.condition, who.control_kind, who.control_seed)
+            if (*key, who.layer, who.coef) not in known:
+                direction = self._direction(row)
+                steer = Steer(PersonaVector(direction), who.layer, who.coef, who.dose or "norm", self.config.evaluate.positions)
+                known[(*key, who.layer, who.coef)] = steer.resolve(activation_norms)
+            return known[(*key, who.layer, who.coef)]
+
+        return resolve
+
+    def _direction(self, row: PlannedRow) -> Floats:
+        who = row.identity
+        arrays = self._arrays(str(who.vector_checkpoint), who.trait, who.strategy)
+        if who.condition == "bootstrap":
+            return arrays["bootstrap"][int(who.control_seed or 0)]
+        return arrays["response_avg" if who.condition == "steered" else f"{who.control_kind}_{who.control_seed}"]
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a run lives as long as its process
+    def _arrays(self, checkpoint: str, trait: str, strategy: str) -> dict[str, Floats]:
+        path = self.store.vector(Cell(checkpoint, trait, strategy))
+        return load_arrays(path)[0] if path.is_file() else {}
+
+    def _note_cost(self) -> None:
+        usage = getattr(self.judge, "usage", None)
+        now = asdict(usage) if is_dataclass(usage) and not isinstance(usage, type) else {}
+        spent = {field: int(now[field]) - self._usage.get(field, 0) for field in now}
+        self._usage = {field: int(value) for field, value in now.items()}
+        if any(spent.values()):
+            self.store.note_judging(self.judge.name, 0, spent)
+
+
+def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    """Return the rows of one cell."""
+    if table.empty:
+        return table
+    return table[table["trait"].eq(cell.trait) & table["strategy"].eq(cell.strategy)].reset_index(drop=True)
+
+
+def _nano_texts() -> list[str]:
+    from traitline.nano import calibration_texts as nano_texts
+
+    return nano_texts()

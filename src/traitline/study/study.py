@@ -1,0 +1,116 @@
+"""A study as one object: read it, look at its plan, run it, see how far it is, write its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from traitline.errors import InputError, StoreError
+from traitline.judges import Judge, make_judge
+from traitline.study.config import StudyConfig, load_config
+from traitline.study.estimate import describe
+from traitline.study.plan import Plan, make_plan
+from traitline.study.run import Outcome, Progress, run_study
+from traitline.study.store import RunStore
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and where its run lies.
+
+    Attributes:
+        config: the fields of its YAML file.
+        out: the run directory; `runs/<name>` below the current folder unless said otherwise.
+    """
+
+    config: StudyConfig
+    out: Path
+
+    @classmethod
+    def from_yaml(cls, name: str | Path, out: str | Path | None = None) -> Study:
+        """Read a study by its packaged name or from a YAML file.
+
+        Raises:
+            InputError: no such study, or a file that does not fit.
+        """
+        config = load_config(name)
+        return cls(config, Path(out) if out is not None else Path("runs") / config.name)
+
+    @cached_property
+    def resolved(self) -> Plan:
+        """The plan with lineage and traits resolved. On `nano` this pretrains the lineage if that was not done yet."""
+        return make_plan(self.config)
+
+    def plan(self) -> dict[str, Any]:
+        """Return what the study will take and what it can show, as plain data; works offline and loads no model."""
+        return describe(self.resolved)
+
+    def run(self, judge: Judge | None = None, progress: Progress = lambda _what, _rows: None) -> Outcome:
+        """Do whatever is not done yet, then write tables, figures and the report.
+
+        Args:
+            judge: who scores; the one the study names where left out.
+            progress: told of every settled batch.
+
+        Raises:
+            TraitlineError: see `run_study`.
+        """
+        make: Callable[[Path], Judge] = (
+            (lambda _cache: judge) if judge else (lambda cache: make_judge(self.config.judge, cache))
+        )
+        outcome = run_study(self.resolved, self.out, make, progress)
+        self.report()
+        return outcome
+
+    def status(self) -> pd.DataFrame:
+        """Return the state of every cell and target so far, from the run directory alone.
+
+        Raises:
+            InputError: there is no run yet.
+        """
+        return run_status(self.out)
+
+    def report(self) -> Path:
+        """Write figures and report.html from the run's tables. Returns the page's path."""
+        from traitline.report import write_report
+
+        return write_report(self.out)
+
+
+def run_status(out: Path) -> pd.DataFrame:
+    """Return the state of every cell and target of a run: phase, network, trait, strategy, state, reason, seconds.
+
+    Raises:
+        InputError: no run lies there.
+    """
+    if not (out / "study.yaml").is_file():
+        raise InputError(f"no run lies in {str(out)!r}; start one with 'traitline run'")
+    try:
+        resolved = yaml.safe_load((out / "study.yaml").read_text(encoding="utf-8"))
+        names = [node["name"] for node in resolved["resolved"]["checkpoints"]]
+        targets, traits = resolved["resolved"]["targets"], list(resolved["resolved"]["traits"])
+        strategies = resolved["study"]["strategies"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise StoreError(f"{str(out / 'study.yaml')!r} is broken ({error}); give another run directory") from error
+    store = RunStore(out)
+    ledgers = {phase: store.ledger(phase).set_index(["network", "trait", "strategy"]) for phase in ("cells", "targets")}
+    records = []
+    for phase, networks in (("cells", names), ("targets", targets)):
+        for key in [(n, t, s) for n in networks for t in traits for s in strategies]:
+            known = ledgers[phase].loc[key] if key in ledgers[phase].index else None
+            records.append(
+                {
+                    **dict(zip(("network", "trait", "strategy"), key, strict=True)),
+                    "phase": phase,
+                    "state": "waiting" if known is None else known["state"],
+                    "reason": None if known is None else known["reason"],
+                    "seconds": None if known is None else known["seconds"],
+                }
+            )
+    return pd.DataFrame(records)
