@@ -101,7 +101,7 @@ def test_losing_it_again_is_said() -> None:
     rows = line(1, 50, 50, 2, 60)
     found = emergence.onset(judged(rows), ORDER)
     assert (found.first_passing, found.lost) == ("step1", ("step2", "step4"))
-    assert "lost again at 0.5 M, 1.0 M tokens" in said(rows)
+    assert "lost again at 0.5 M tokens, 1.0 M tokens" in said(rows)
 
 
 def test_never_steerable_names_the_largest_delta_and_what_it_lacks() -> None:

@@ -97,7 +97,9 @@ def test_correction_recovers_the_direction_under_noise() -> None:
         name: tuple((v + rng.normal(0, 1.2, hidden))[None] for _ in range(2)) for name, v in (("a", first), ("b", second))
     }
     vectors = {name: (x + y) / 2 for name, (x, y) in halves.items()}
-    table = geometry.cosine_to_final(vectors, ["a", "b"], halves=halves, **NAMES)
+    table = geometry.cosine_to_final(
+        vectors, ["a", "b"], half_cosines={name: geometry.cosines(*pair) for name, pair in halves.items()}, **NAMES
+    )
     assert table["cosine_to_final"][0] < truth - 0.1
     assert table["corrected_to_final"][0] == pytest.approx(truth, abs=0.03)
     assert table["reliability"][0] == pytest.approx(1 / (1 + 1.2**2 / 2), abs=0.03)
@@ -106,11 +108,11 @@ def test_correction_recovers_the_direction_under_noise() -> None:
 
 def test_correction_is_empty_where_halves_disagree() -> None:
     a, b = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 1.0], [-1.0, 1.0]])
-    reliability = geometry.split_half_reliability(a, b)
+    reliability = geometry.split_half_reliability(geometry.cosines(a, b))
     c = np.sqrt(0.5)
     assert reliability == pytest.approx([2 * c / (1 + c), -2 * c / (1 - c)])
     assert np.isnan(geometry.corrected(np.array([0.5, 0.5]), reliability, reliability)).tolist() == [False, True]
-    assert np.isnan(geometry.split_half_reliability(a, -a)).all()
+    assert np.isnan(geometry.split_half_reliability(geometry.cosines(a, -a))).all()
 
 
 def test_traits_are_compared_where_both_have_a_vector(vectors: dict[str, Array]) -> None:

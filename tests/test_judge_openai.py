@@ -527,6 +527,12 @@ def test_samples_may_refuse_or_say_nothing(server: Server, judge_at: Make) -> No
     assert score.missing_reason == "coherence: only 0.20 of the answer is on numbers"
 
 
+def test_a_missing_score_has_no_uncertainty(server: Server, judge_at: Make) -> None:
+    server.trait = lambda nth, prompt: Says([{"50" if nth < 2 else "Hm": 1.0}])
+    [score] = judge_at(method="sample", samples=5, min_mass=0.6, concurrency=1).score(TRAIT, ["q"], ["a"])
+    assert (score.trait, score.uncertainty, score.refusal) == (None, None, False)
+
+
 def test_settings_a_server_does_not_take_are_left_out(server: Server, judge_at: Make) -> None:
     def strict(nth: int, prompt: str) -> Answer:
         for name in ("max_tokens", "seed"):
@@ -590,6 +596,14 @@ def test_the_cache_tells_models_apart_and_keeps_the_probe(server: Server, judge_
         with OpenAIJudge("other", base_url=server.url, cache=cache) as other:
             other.score(TRAIT, ["q"], ["a"])
         assert other.usage.requests == 5
+
+
+def test_a_judge_found_by_name_keeps_what_it_judged(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    for _ in range(2):
+        judge = make_judge("openai:tiny", tmp_path / "c.sqlite")
+        assert judge.score(TRAIT, ["q"], ["a"])[0].trait == 80
+    assert max(server.asked.values()) == 1
 
 
 RUN = """

@@ -83,11 +83,11 @@ def onset(table: pd.DataFrame, order: Sequence[str]) -> Onset:
     failing = measured[~measured["steerable"].astype(bool)]
     before, after = failing[failing["place"] < first["place"]], failing[failing["place"] > first["place"]]
     lost = tuple(after["vector_checkpoint"])
-    passed, tokens = str(first["vector_checkpoint"]), float(first["tokens"])
+    passed, tokens = str(first["vector_checkpoint"]), _known(first["tokens"])
     if before.empty:
         return Onset(None, passed, None, tokens, "from_first", without, lost)
     last = before.iloc[-1]
-    return Onset(str(last["vector_checkpoint"]), passed, float(last["tokens"]), tokens, "", without, lost)
+    return Onset(str(last["vector_checkpoint"]), passed, _known(last["tokens"]), tokens, "", without, lost)
 
 
 def choose_dose(tune_table: pd.DataFrame, *, thresholds: Thresholds = DEFAULT) -> pd.DataFrame:
@@ -144,9 +144,9 @@ def verdict(
     shown = _shown(steps, found)
     if found.censored == "never":
         reasons = ", ".join(_unmet(table, shown, controls, order, thresholds))
-        text = f"{wording.failure.format(n=n)}: largest {_numbers(shown)} at {_tokens(shown['tokens'])} tokens"
+        text = f"{wording.failure.format(n=n)}: largest {_numbers(shown)} at {_place(shown)}"
         return f"{text}, where {reasons}" + (f"; no vector at {without} of the {n}" if without else "")
-    when = _when(found.tokens_last_failing, shown["tokens"], total_tokens)
+    when = _when(found, total_tokens)
     return f"{wording.success} from {when}: {_numbers(shown)}{_caveats(steps, found, shown)}"
 
 
@@ -243,8 +243,12 @@ def _unmet(
     return [words[name] for name in met.index if not met[name]] or ["`steerable` was found with other thresholds"]
 
 
-def _when(last: float | None, first: float, total_tokens: float | None) -> str:
+def _when(found: Onset, total_tokens: float | None) -> str:
     """Word the onset: the interval in tokens, and in percent of pretraining where its length is known."""
+    last, first = found.tokens_last_failing, found.tokens_first_passing
+    if first is None or (last is None and found.last_failing is not None):  # a lineage that does not tell its tokens
+        since = f"between {found.last_failing} and " if found.last_failing is not None else ""
+        return f"{since}{found.first_passing}" + ("" if since else " at the latest")
     percent = ""
     if total_tokens:
         shares = [tokens / total_tokens for tokens in (last, first) if tokens is not None]
@@ -252,6 +256,16 @@ def _when(last: float | None, first: float, total_tokens: float | None) -> str:
     if last is None:
         return f"{_tokens(first)} tokens at the latest{percent}"
     return f"between {_tokens(last, first)} and {_tokens(first)} tokens{percent}"
+
+
+def _place(step: pd.Series) -> str:
+    """Word a checkpoint: its tokens where they are known, else its name."""
+    tokens = _known(step["tokens"])
+    return str(step["vector_checkpoint"]) if tokens is None else f"{_tokens(tokens)} tokens"
+
+
+def _known(tokens: float) -> float | None:
+    return None if pd.isna(tokens) else float(tokens)
 
 
 def _numbers(row: pd.Series) -> str:
@@ -265,7 +279,7 @@ def _numbers(row: pd.Series) -> str:
 def _caveats(steps: pd.DataFrame, found: Onset, shown: pd.Series) -> str:
     """Say what else a reader must know of an onset that was found."""
     place = dict(zip(steps["vector_checkpoint"], steps["place"], strict=True))
-    tokens = dict(zip(steps["vector_checkpoint"], steps["tokens"], strict=True))
+    words = {step["vector_checkpoint"]: _place(step) for _, step in steps.iterrows()}
     caveats = []
     if found.censored == "from_first":
         earlier = [name for name in found.without_vector if place[name] < shown["place"]]
@@ -274,7 +288,7 @@ def _caveats(steps: pd.DataFrame, found: Onset, shown: pd.Series) -> str:
     if pd.notna(shown["fragile"]) and bool(shown["fragile"]):
         caveats.append(f"fragile vector ({_whole(shown['n_pairs'])} pairs)")
     if found.lost:
-        caveats.append(f"lost again at {', '.join(_tokens(tokens[name]) for name in found.lost)} tokens")
+        caveats.append(f"lost again at {', '.join(words[name] for name in found.lost)}")
     if shown["place"] == steps.loc[steps["status"] != "failed", "place"].max():
         caveats.append("last checkpoint, with none after it to confirm")
     return "".join(f"; {caveat}" for caveat in caveats)

@@ -70,7 +70,7 @@ def cosine_to_final(
     tokens: Mapping[str, float] | None = None,
     n_pairs: Mapping[str, int] | None = None,
     activation_norms: Mapping[str, Vector] | None = None,
-    halves: Mapping[str, tuple[Vector, Vector]] | None = None,
+    half_cosines: Mapping[str, Vector] | None = None,
 ) -> pd.DataFrame:
     """Return each checkpoint's cosine to the last and to the one before it, with norms and reliabilities.
 
@@ -87,7 +87,7 @@ def cosine_to_final(
         tokens: checkpoint -> cumulative tokens.
         n_pairs: checkpoint -> accepted pairs.
         activation_norms: checkpoint -> `[layers + 1]`.
-        halves: checkpoint -> the vectors made from two halves of the questions.
+        half_cosines: checkpoint -> cosine between the vectors of two halves of the questions, `[layers + 1]`.
 
     Returns:
         Columns trait, strategy, checkpoint, previous, tokens, n_pairs, layer, l2_norm, norm_over_activation_norm,
@@ -101,7 +101,7 @@ def cosine_to_final(
     if stray:
         raise InputError(f"checkpoint {stray[0]!r} has a vector but is not in the order of checkpoints; add it there")
     empty = np.full(depth, np.nan)
-    reliable = {name: split_half_reliability(*pair) for name, pair in (halves or {}).items()}
+    reliable = {name: split_half_reliability(cosine) for name, cosine in (half_cosines or {}).items()}
     present = [name for name in order if name in vectors]
     parts = []
     for i, name in enumerate(present):
@@ -167,13 +167,13 @@ def cosines(a: Vector, b: Vector) -> Floats:
     return np.asarray(np.einsum("lh,lh->l", _units(a), _units(b)))
 
 
-def split_half_reliability(half_a: Vector, half_b: Vector) -> Floats:
-    """Return the reliability per layer of a vector, from the vectors of two halves of its questions.
+def split_half_reliability(cosine: Vector) -> Floats:
+    """Return the reliability per layer of a vector, from the cosine between the vectors of two halves of its questions.
 
-    The cosine c of the halves is stepped up to the full number of questions, 2c / (1 + c) (Spearman and Brown). Negative
-    where the halves disagree; NaN where either has no direction or they are opposite.
+    The cosine c is stepped up to the full number of questions, 2c / (1 + c) (Spearman and Brown). Negative where the halves
+    disagree; NaN where there is no cosine or they are opposite.
     """
-    c = cosines(half_a, half_b)
+    c = np.asarray(cosine, dtype=np.float64)
     return _ratio(2 * c, 1 + c)
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
@@ -188,7 +190,9 @@ class OpenAIJudge:
 
     def _read(self, prompts: Sequence[str]) -> dict[str, Reading | Failure]:
         """Return what the judge says to each prompt."""
-        method = self._settled or self._kept_method(prompts) or (self.settle() if prompts else None)
+        if not prompts:
+            return {}
+        method = self._settled or self._kept_method(prompts) or self.settle()
         if method is None:
             return dict.fromkeys(prompts, Failure("unavailable", "the server did not answer"))
         self._used = method
@@ -267,8 +271,8 @@ class OpenAIJudge:
         refusal = isinstance(about_trait, Reading) and about_trait.refuses(self.min_mass)
         trait, trait_gap = (0.0, None) if refusal else self._number(about_trait)
         coherence, coherence_gap = self._number(about_coherence)
-        reason = _reason(trait_gap, coherence_gap)
-        return Score(trait, coherence, refusal, reason, None if refusal else self._standard_error(about_trait))
+        uncertainty = None if refusal or trait is None else self._standard_error(about_trait)
+        return Score(trait, coherence, refusal, _reason(trait_gap, coherence_gap), uncertainty)
 
     def _number(self, reading: Reading | Failure) -> tuple[float | None, str | None]:
         """Return a score and why it is missing, one of the two None."""
@@ -285,14 +289,23 @@ class OpenAIJudge:
         return reading.spread / math.sqrt(counted - 1) if counted > 1 else None
 
 
-def make(rest: str) -> OpenAIJudge:
+def make(rest: str, cache: Path | None = None) -> OpenAIJudge:
     """Return the judge named by what follows `openai:`, a model's name, with every option at its default.
+
+    Args:
+        rest: the model's name.
+        cache: the SQLite file to keep judgements in, closed when the judge is gone; None keeps none.
 
     Raises:
         JudgeError: no key for a server that is not on this machine.
         InputError: no model's name.
+        StoreError: the cache file cannot be used.
     """
-    return OpenAIJudge(rest)
+    judge = OpenAIJudge(rest)
+    if cache is not None:
+        judge.cache = JudgeCache(cache)
+        weakref.finalize(judge, judge.cache.close)
+    return judge
 
 
 def _known(method: Method) -> Settled | None:

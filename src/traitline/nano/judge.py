@@ -1,8 +1,9 @@
 """The exact judge of the embedded world.
 
-Knows every sentence the world can say, so a score is a count, never an opinion. Trait: of a response's actions that belong to the
-trait, the share on its positive side. Adjectives never count: what a vector was elicited with is not what it is measured by. Two
-purposes read disjoint halves of the verbs: `accept` (which rows make a vector) half A only, `evaluate` (what is reported) half B only.
+Knows every sentence the world can say, so a score is a count, never an opinion. Trait: of a response's actions that belong
+to the trait, the share on its positive side. Adjectives never count: what elicited a vector is not what measures it. Two
+purposes read disjoint halves of the verbs: `accept` (which rows make a vector) half A only, `evaluate` (what is reported)
+half B only.
 """
 
 from __future__ import annotations

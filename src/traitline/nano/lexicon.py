@@ -1,8 +1,8 @@
 """The words of the embedded world: people, places, adjectives, patients of actions, and the actions themselves.
 
-Only data. How words make sentences is `world.py`'s; what an action says about a trait is `judge.py`'s. Every action belongs to one
-trait, one side of it and one half (A or B) of the world, and no verb stands in two of these cells: rows made from half-A
-situations teach a vector, half-B situations measure it.
+Only data. How words make sentences is `world.py`'s; what an action says about a trait is `judge.py`'s. Every action belongs
+to one trait, one side of it and one half (A or B) of the world, and no verb stands in two of these cells: rows made from
+half-A situations teach a vector, half-B situations measure it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ HALVES: tuple[Half, Half] = ("A", "B")
 SIDES: tuple[Side, Side] = ("pos", "neg")
 
 HERO = "Alex"
-NAMES = (HERO, *"Anna Ben Clara David Emma Felix Greta Hugo Iris Jonas Karla Leo Mara Nils Olga Paul Rosa Simon Tina".split())
+_OTHERS = "Anna Ben Clara David Emma Felix Greta Hugo Iris Jonas Karla Leo Mara Nils Olga Paul Rosa Simon Tina"
+NAMES = (HERO, *_OTHERS.split(" "))
 PLACES = (
     "at the market",
     "near the bridge",

@@ -153,7 +153,7 @@ def load_lineage(config: PretrainConfig | None = None) -> Lineage:
     )
     return Lineage(
         name="nano",
-        description=f"A {config.layers}-block OLMo-3 pretrained on this machine on a synthetic world of people and their deeds.",
+        description=f"A {config.layers}-block OLMo-3 pretrained on this machine on a synthetic world of people and deeds.",
         checkpoints=checkpoints,
         descendants=(),
     )
@@ -218,7 +218,7 @@ def pretrain(config: PretrainConfig, save: Save, progress: Progress | None = Non
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(step)
             ids = _padded(batch, tokenizer.pad_token_id)
-            _loss(model, ids, tokenizer.pad_token_id).backward()
+            _loss(model, ids, tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -295,9 +295,9 @@ def _threads(count: int) -> Iterator[None]:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
 """The embedded world: how its words make sentences, situations and documents.
 
-Knows the grammar of descriptions, situations, actions, instructions and questions, and draws documents from a seed. A person's four
-traits are drawn anew in every document, independently; every action of a document follows them (but for rare slips), so
-that a description predicts actions and one action predicts the next. Leaves the words to `lexicon.py`, the trait files'
-texts to `texts.py`, tokens to `tokenizer.py` and scores to `judge.py`.
+Knows the grammar of descriptions, situations, actions, instructions and questions, and draws documents from a seed. A
+person's four traits are drawn anew in every document, independently; every action of a document follows them (but for rare
+slips), so that a description predicts actions and one action predicts the next. Leaves the words to `lexicon.py`, the trait
+files' texts to `texts.py`, tokens to `tokenizer.py` and scores to `judge.py`.
 """
 
 from __future__ import annotations
