@@ -18,7 +18,7 @@ LAYERS = (1, 2, 3)
 COEFS = (0.5, 1.0, -1.0)
 HOSTILE = (
     "</script><script>window.broken = 1</script>",
-    "<img src=x onerror=\"window.broken = 1\"> & <b>bold</b>",
+    '<img src=x onerror="window.broken = 1"> & <b>bold</b>',
     "<!-- <script> a comment that opens \u2028 a script",
     "{{ 7 * 7 }} {% raw %} ]]> '\"` \u202eright to left",
 )
@@ -30,14 +30,18 @@ def make_run(path: Path, *, questions: int = 20, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     (path / "tables").mkdir(parents=True)
     settings = {
-        "name": "nano",
-        "lineage": "nano",
-        "traits": list(TRAITS),
-        "strategies": list(STRATEGIES),
-        "judge": "nano",
-        "seed": 17,
-        "versions": {"traitline": "0.1.0", "torch": "2.13.0"},
-        "evaluate": {"layers": [2], "coefs": list(COEFS), "dose": "norm"},
+        "plan": "0123456789abcdef",
+        "versions": {"software": "traitline 0.1.0", "torch": "2.13.0"},
+        "study": {
+            "name": "nano",
+            "lineage": "nano",
+            "traits": list(TRAITS),
+            "strategies": list(STRATEGIES),
+            "judge": "nano",
+            "seed": 17,
+            "evaluate": {"layers": [2], "coefs": list(COEFS), "dose": "norm"},
+        },
+        "resolved": {"lineage": "nano"},
     }
     (path / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     effects = pd.DataFrame(_effects(rng))
@@ -92,9 +96,7 @@ def _effects(rng: np.random.Generator) -> list[dict[str, Any]]:
     return rows
 
 
-def _effect(
-    trait: str, strategy: str, checkpoint: str, step: int, coef: float, delta: float, complete: bool
-) -> dict[str, Any]:
+def _effect(trait: str, strategy: str, checkpoint: str, step: int, coef: float, delta: float, complete: bool) -> dict[str, Any]:
     width, baseline = 6 + 4 * abs(coef), 35 + 10 * _strength(trait, strategy, step)
     loss = 4 + 18 * max(abs(coef) - 0.4, 0)
     row: dict[str, Any] = {
@@ -161,8 +163,14 @@ def _verdicts() -> list[dict[str, Any]]:
         for strategy in STRATEGIES:
             for kind, target in (("emergence", None), ("transfer", "step976"), ("transfer", "nano-chat")):
                 steerable = trait != "sycophantic"
-                row: dict[str, Any] = {"kind": kind, "trait": trait, "strategy": strategy, "target": target}
-                row |= {"layer": MAIN[0], "coef": MAIN[1], "steerable": steerable}
+                row: dict[str, Any] = {
+                    "censored": "" if steerable else "never",
+                    "kind": kind,
+                    "trait": trait,
+                    "strategy": strategy,
+                    "target": target,
+                }
+                row |= {"layer": MAIN[0], "coef": MAIN[1]}
                 if steerable:
                     after, by = ("step122", "step160") if trait != "impolite" else ("step244", "step366")
                     row |= {"onset_after": after, "onset_by": by, "tokens_after": TOKENS[after], "tokens_by": TOKENS[by]}
@@ -253,13 +261,14 @@ def _cosine_to_final(rng: np.random.Generator) -> list[dict[str, Any]]:
                             "layer": layer,
                             "checkpoint": checkpoint,
                             "tokens": TOKENS[checkpoint],
-                            "cosine": to_final,
+                            "cosine_to_final": to_final,
                             "cosine_to_previous": None if before is None else _cosine(step, before) * reliability,
                             "l2_norm": 1 + step / 100,
                             "norm_over_activation_norm": 0.2 + 0.1 * rng.random(),
                             "n_pairs": step // 4,
                             "reliability": reliability,
-                            "cosine_corrected": to_final / reliability,
+                            "corrected_to_final": to_final / reliability,
+                            "corrected_to_previous": None if before is None else _cosine(step, before),
                         }
                     )
                     before = step
@@ -270,11 +279,12 @@ def _cross_trait(rng: np.random.Generator) -> list[dict[str, Any]]:
     rows = []
     for strategy in STRATEGIES:
         for checkpoint, _ in _vectors(strategy):
+            names = {"strategy_a": strategy, "strategy_b": strategy}
             for i, a in enumerate(TRAITS):
                 for b in TRAITS[i + 1 :]:
                     rows.append(
-                        {
-                            "strategy": strategy,
+                        names
+                        | {
                             "layer": 2,
                             "checkpoint": checkpoint,
                             "trait_a": a,

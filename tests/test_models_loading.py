@@ -100,7 +100,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
     assert "'nobody/nothing' at revision 'step5'" in str(caught.value)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["graphics", "cuda:99"])
 def test_a_device_this_machine_lacks_is_named(folder: Path, device: str) -> None:
     with pytest.raises(ModelError, match=f"cannot use the device '{device}'"):
         load_model(folder, device=device)

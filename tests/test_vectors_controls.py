@@ -106,7 +106,7 @@ def test_covariance_directions_follow_the_activations() -> None:
     draws = np.stack([covariance(np.ones((1, 4), dtype=np.float32), sample, seed)[0] for seed in range(600)])
     spread = (draws**2).mean(axis=0)
     assert (np.diff(spread) < 0).all()
-    assert spread[0] > 5 * spread[1] > 5 * spread[3]
+    assert spread[0] > 3 * spread[1] > 9 * spread[3]
     assert spread[3] < 0.01
 
 

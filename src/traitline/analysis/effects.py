@@ -44,7 +44,7 @@ ROW_COLUMNS = [
     *["split", "question_id", "trait_score", "coherence", "refusal", "response", "finish", "judge"],
 ]
 SERIES_KEY = [*BASELINE_KEY, "layer", "dose", "coef", "positions", *CONDITION_KEY]
-CONTROL_KEY = ["trait", "strategy", "target", "vector_checkpoint", "layer", "dose", "coef"]
+CONTROL_KEY = ["trait", "strategy", "target", "layer", "dose", "coef"]
 
 
 def effect_table(
@@ -296,8 +296,8 @@ def conditions(
 
     - `significant`: the adjusted p is under alpha.
     - `large`: the lower bound exceeds the minimum effect.
-    - `above_controls`: it exceeds the largest control delta of the same trait, strategy, target, vector checkpoint,
-      layer, dose and size of coefficient, where there are such controls.
+    - `above_controls`: it exceeds the largest control delta of the same trait, strategy, target, layer, dose and size of
+      coefficient, where there are such controls. A target's controls are made from its own vector.
     - `coherent`: the floor is kept or the loss is small.
     - `lasting`: all of that also holds at the next checkpoint with the same target, layer, dose, coefficient and
       positions; the last has no next. A failed row is passed over; a next one without a vector does not confirm.

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from traitline.errors import InputError
@@ -79,8 +80,13 @@ class NanoJudge:
         return [_score(trait.name, HALF[purpose], question, answer) for question, answer in pairs]
 
 
-def make(rest: str = "") -> NanoJudge:
-    """Return the judge; its name takes nothing after `nano`."""
+def make(rest: str = "", cache: Path | None = None) -> NanoJudge:
+    """Return the judge; its name takes nothing after `nano`, and counting costs too little to be cached.
+
+    Raises:
+        InputError: a model is named.
+    """
+    del cache
     if rest:
         raise InputError(f"the judge 'nano' takes no model, but {rest!r} was given; write just 'nano'")
     return NanoJudge()

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from traitline.report.tables import Run, numbers, unique
 
@@ -157,3 +158,32 @@ def _main(curves: dict[Dose, pd.DataFrame], verdict: pd.Series | None, sign: int
             return same[0]
         curves = {dose: curve for dose, curve in curves.items() if dose.layer == layer} or curves
     return max(curves, key=lambda dose: int(curves[dose]["delta_trait"].notna().sum()), default=None)
+
+
+def main_layer(run: Run) -> int:
+    """Return the layer that most verdicts speak of; the middle of the measured ones where there are none."""
+    for table in ("verdicts", "emergence"):
+        layers = numbers(run.tables[table], "layer").dropna()
+        if len(layers):
+            return int(layers.mode().iloc[0])
+    layers = numbers(run.tables["cosine_to_final"], "layer").dropna()
+    return int(np.median(layers)) if len(layers) else 0
+
+
+def rubric_matrix(run: Run, strategy: str, checkpoint: str) -> NDArray[np.float64]:
+    """Return what each trait's vector does on each trait's rubric at one checkpoint: `[traits, rubrics]`, NaN if unmeasured."""
+    matrix = np.full((len(run.traits), len(run.traits)), np.nan)
+    others = _keyed(run.tables["other_rubrics"])
+    for panel in panels(run, "emergence"):
+        if panel.strategy != strategy or panel.main is None:
+            continue
+        i, dose = run.traits.index(panel.trait), panel.main
+        own = panel.curves[dose]
+        for delta in own.loc[own["vector_checkpoint"] == checkpoint, "delta_trait"]:
+            matrix[i, i] = delta
+        same = (others["trait"] == panel.trait) & (others["strategy"] == strategy) & (others["vector_checkpoint"] == checkpoint)
+        same &= (others["layer"] == dose.layer) & np.isclose(others["coef"], dose.coef)
+        for rubric, delta in zip(others.loc[same, "rubric"], others.loc[same, "delta_trait"], strict=True):
+            if rubric in run.traits and rubric != panel.trait:
+                matrix[i, run.traits.index(rubric)] = delta
+    return matrix

@@ -32,8 +32,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
         "the cosines between checkpoints",
         ("trait", "strategy", "layer", "checkpoint_a", "checkpoint_b", "cosine"),
     ),
-    "cosine_to_final": ("the cosines along training", ("trait", "strategy", "layer", "checkpoint", "cosine")),
-    "cosine_cross_trait": ("the cosines between traits", ("trait_a", "trait_b", "cosine")),
+    "cosine_to_final": ("the cosines along training", ("trait", "strategy", "layer", "checkpoint", "cosine_to_final")),
+    "cosine_cross_trait": ("the cosines between traits", ("checkpoint", "layer", "trait_a", "trait_b", "cosine")),
 }
 TEXTS = (
     *("lineage", "trait", "strategy", "vector_checkpoint", "target", "dose", "positions", "status", "judge", "kind"),
@@ -64,14 +64,20 @@ class Run:
     absent: dict[str, str] = field(default_factory=dict)
 
     @property
+    def study(self) -> dict[str, Any]:
+        """The study's own fields."""
+        found = self.settings.get("study", self.settings)
+        return found if isinstance(found, dict) else {}
+
+    @property
     def name(self) -> str:
         """What the report calls the study."""
-        return str(self.settings.get("name") or self.path.resolve().name)
+        return str(self.study.get("name") or self.path.resolve().name)
 
     @property
     def seed(self) -> int:
         """The study's seed; 0 where it says none."""
-        seed = self.settings.get("seed")
+        seed = self.study.get("seed")
         return seed if isinstance(seed, int) and seed >= 0 else 0
 
     @cached_property
@@ -114,7 +120,7 @@ class Run:
         return list(dict.fromkeys(int(layer) for layer in found))
 
     def _listed(self, key: str) -> list[str]:
-        value = self.settings.get(key)
+        value = self.study.get(key)
         return [str(item) for item in value] if isinstance(value, list) else []
 
     def _ordered(self, column: str, wanted: Sequence[str]) -> list[str]:

@@ -124,6 +124,8 @@ def power(plan: Plan) -> list[dict[str, Any]]:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """Return the plan as plain data: what `traitline plan --json` prints."""
+    phases = {name: asdict(effort) for name, effort in efforts(plan).items()}
+    total = phases.pop("total")
     return {
         "study": plan.config.name,
         "plan": plan.digest,
@@ -133,8 +135,8 @@ def describe(plan: Plan) -> dict[str, Any]:
         "traits": list(plan.traits),
         "strategies": list(plan.config.strategies),
         "forced": FORCED in plan.config.strategies,
-        "phases": {name: asdict(effort) for name, effort in efforts(plan).items() if name != "total"},
-        "total": asdict(efforts(plan)["total"]),
+        "phases": phases,
+        "total": total,
         "power": power(plan),
     }
 

@@ -44,7 +44,7 @@ class Study:
 
     @cached_property
     def resolved(self) -> Plan:
-        """The plan with lineage and traits resolved. On `nano` this pretrains the lineage if that was not done yet."""
+        """The plan with lineage and traits resolved."""
         return make_plan(self.config)
 
     def plan(self) -> dict[str, Any]:
@@ -64,6 +64,10 @@ class Study:
         make: Callable[[Path], Judge] = (
             (lambda _cache: judge) if judge else (lambda cache: make_judge(self.config.judge, cache))
         )
+        if self.resolved.lineage.name == "nano":
+            from traitline.nano.pretrain import ensure
+
+            ensure()
         outcome = run_study(self.resolved, self.out, make, progress)
         self.report()
         return outcome

@@ -61,7 +61,7 @@ def extract_arrays(
     if not len(pairs):
         return {}, pairs
     wanted = np.flatnonzero(passing(rows).to_numpy())
-    captured = capture_rows(model, [_ids(rows, i) for i in wanted])  # [passing rows, 3, layers + 1, hidden]
+    captured = capture_rows(model, [_ids(rows, i) for i in wanted.tolist()])  # [passing rows, 3, layers + 1, hidden]
     place = np.full(len(rows), -1, dtype=np.intp)
     place[wanted] = np.arange(len(wanted))
     pairs = Pairs(place[pairs.positive], place[pairs.negative], pairs.question)

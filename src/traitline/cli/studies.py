@@ -1,0 +1,191 @@
+"""The commands for whole studies: `demo`, `run`, `plan`, `status`, `report`.
+
+Knows how a study is named on the command line and how its plan, progress and verdicts are shown. Leaves the work to `study/`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from traitline.cli.console import JsonOption, count, known, note, print_json, print_table, say, size
+from traitline.cli.progress import progress
+
+if TYPE_CHECKING:
+    from traitline.study import Study
+
+FAILED_CELLS = 3
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a YAML file.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory. [default: runs/NAME]", show_default=False)]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The run directory.")] = Path("runs/nano"), as_json: JsonOption = False
+) -> None:
+    """Pretrain the embedded lineage, trace its traits and write the report."""
+    _run("nano", out, as_json)
+
+
+def run(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Run a study, or go on with one; ends with 3 if cells failed."""
+    _run(study, out, as_json)
+
+
+def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Say what a study will take and what it can show, without doing any of it."""
+    from traitline.study import Study
+    from traitline.study.estimate import disk_free_bytes
+
+    planned = Study.from_yaml(study)
+    found = planned.plan()
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found['study']}: lineage {found['lineage']}, {len(found['checkpoints'])} checkpoints, judge {planned.config.judge}")
+    say(f"traits {', '.join(found['traits'])}; strategies {', '.join(found['strategies'])}")
+    takes = ("phase", ">rows, at most", ">new tokens, at most", ">judge calls", ">disk", ">download", ">money")
+    print_table("What it takes", takes, [_phase(*one) for one in [*found["phases"].items(), ("total", found["total"])]])
+    shows = ("trait", "strategy", ">questions", ">smallest p", ">after Holm", ">detectable effect")
+    print_table("What it can show", shows, [_power(one) for one in found["power"]])
+    spreads = sorted({one["assumed_sd"] for one in found["power"]})
+    say(
+        "The detectable effect is in points, found with 80 % power where the standard deviation of a question's delta is "
+        f"{' or '.join(f'{spread:g}' for spread in spreads)} points, which is assumed, not measured."
+    )
+    say(f"Free on the disk of {planned.out.absolute()}: {size(disk_free_bytes(planned.out))}")
+
+
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a study's name or YAML file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a run is, and what failed and why."""
+    from traitline.study import run_status
+
+    out = _run_folder(run)
+    found = run_status(out)
+    counts = {phase: rows["state"].value_counts().to_dict() for phase, rows in found.groupby("phase", sort=False)}
+    cells: list[dict[Any, Any]] = found.astype(object).where(found.notna(), None).to_dict("records")
+    failed = [cell for cell in cells if cell["state"] == "failed"]
+    if as_json:
+        print_json({"run": out.absolute(), "states": counts, "failed": failed, "cells": cells})
+        return
+    rows = [(phase, state, count(number)) for phase, states in counts.items() for state, number in states.items()]
+    say(out.absolute())
+    print_table("States", ("phase", "state", ">count"), rows)
+    if failed:
+        columns = ("phase", "network", "trait", "strategy", "reason")
+        print_table("Failed; run the study again to retry", columns, [[cell[name] for name in columns] for cell in failed])
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the figures and write report.html again from a run's tables."""
+    from traitline.report import write_report
+
+    page = write_report(run).resolve()
+    if as_json:
+        print_json({"report": page})
+    else:
+        say(page)
+
+
+def _run(name: str, out: Path | None, as_json: bool) -> None:
+    """Do a study and print its verdicts."""
+    from traitline.study import Study
+    from traitline.study.estimate import efforts
+
+    study = Study.from_yaml(name, out)
+    _quiet_libraries()
+    if study.config.lineage == "nano":
+        _pretrain()
+    with progress(efforts(study.resolved)["total"].rows, batch=study.config.batch_rows) as settle:
+        outcome = study.run(progress=settle)
+    verdicts = _verdicts(study)
+    page = (study.out / "report.html").resolve()
+    if as_json:
+        states = {"complete": outcome.complete, "no_vector": outcome.no_vector, "failed": len(outcome.failed)}
+        found = {"run": study.out.resolve(), "report": page, "states": states, "failures": outcome.failed, "verdicts": verdicts}
+        print_json(found)
+    else:
+        rows = [(one["trait"], one["strategy"], one["sentence"]) for one in verdicts]
+        print_table("When each trait became steerable", ("trait", "strategy", "verdict"), rows, lines=True)
+        say(page)
+    if outcome.failed:
+        note(f"{len(outcome.failed)} cells failed; run the same command again to retry only those")
+        for reason in outcome.failed:
+            note(f"  {reason}")
+        raise typer.Exit(FAILED_CELLS)
+
+
+def _pretrain() -> None:
+    """Pretrain the embedded lineage with a progress bar, unless that was done before."""
+    from traitline.nano import pretrain
+
+    if (pretrain.checkpoints_folder() / pretrain.MARKER).is_file():
+        return
+    done = 0
+    with progress(pretrain.PretrainConfig().steps) as settle:
+
+        def step(steps: int, _total: int) -> None:
+            nonlocal done
+            settle("pretraining the embedded lineage", steps - done)
+            done = steps
+
+        pretrain.ensure(progress=step)
+
+
+def _verdicts(study: Study) -> list[dict[Any, Any]]:
+    """Return the emergence verdicts of a finished run: trait, strategy, layer, coef, sentence."""
+    import pandas as pd
+
+    table = pd.read_csv(study.out / "tables" / "verdicts.csv")
+    table = table.loc[table["kind"] == "emergence", ["trait", "strategy", "layer", "coef", "sentence"]]
+    found: list[dict[Any, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return found
+
+
+def _phase(name: str, effort: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        count(effort["rows"]),
+        count(effort["tokens"]),
+        count(effort["judge_calls"]),
+        size(effort["disk_bytes"]),
+        known(effort["download_bytes"], size),
+        known(effort["money"], lambda money: f"{money:.2f}"),
+    )
+
+
+def _power(one: dict[str, Any]) -> tuple[str, ...]:
+    p = (f"{one[name]:.2g}" for name in ("smallest_p", "smallest_p_adjusted"))
+    return one["trait"], one["strategy"], count(one["questions"]), *p, known(one["detectable_effect"], _points)
+
+
+def _points(effect: float) -> str:
+    return f"{effect:.1f}" if math.isfinite(effect) else "none, however large"
+
+
+def _run_folder(name: str) -> Path:
+    """Return the run directory that a directory, a study file or a study's name stands for."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.suffix in {".yaml", ".yml"}:
+        from traitline.study import Study
+
+        return Study.from_yaml(path).out
+    return Path("runs") / path
+
+
+def _quiet_libraries() -> None:
+    """Keep the bars of other libraries from cutting into ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
