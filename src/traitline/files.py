@@ -27,11 +27,19 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         if partial is not None:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
+        if not isinstance(error, OSError):
+            raise
         raise StoreError(
             f"cannot write {str(path)!r} ({error.strerror or error}); what was finished is kept. "
             "Free some space or check the folder's permissions, then run the same command again"
         ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left behind below a folder that nobody else is writing in."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ Knows how transformers loads, which dtype and device are the default, and what c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,8 @@ def load_model(
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+        with _quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
         network, report = loaded
         network.to(device)
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
@@ -131,6 +134,20 @@ def wrap(network: Any, tokenizer: Any, *, source: str = "in memory", revision: s
         eos_ids=_eos_ids(network, tokenizer),
         hidden=int(config.hidden_size),
     )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers' progress bars off while weights load: a study loads dozens of networks."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _eos_ids(network: Any, tokenizer: Any) -> frozenset[int]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 MAX_TICKS = 6
+EVEN = "checkpoint"
+TICK_SPACING = 0.17  # share of the axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class TrainingAxis:
     title: str
 
     @property
+    def in_tokens(self) -> bool:
+        """Whether places stand for tokens; else the checkpoints are evenly spaced."""
+        return self.title != EVEN
+
+    @property
     def limits(self) -> tuple[float, float]:
         """The two ends of the axis, with a margin."""
         places = [*self.positions.values(), 0.0] if not self.positions else list(self.positions.values())
@@ -50,7 +57,7 @@ def training_axis(tokens: Mapping[str, float]) -> TrainingAxis:
     if len(known) < len(tokens) or len(set(trained)) < 2:
         places = {name: float(i) for i, name in enumerate(order)}
         ticks = tuple((place, name) for name, place in places.items())
-        return TrainingAxis(tuple(order), dict(tokens), places, _thinned(ticks), None, "checkpoint")
+        return TrainingAxis(tuple(order), dict(tokens), places, _thinned(ticks), None, EVEN)
     low, high = math.log10(min(trained)), math.log10(max(trained))
     step = max(0.16 * (high - low), 0.12)
     places = {name: math.log10(known[name]) if known[name] > 0 else low - step for name in order}
@@ -71,16 +78,16 @@ def tokens_text(tokens: float) -> str:
 
 
 def _round_counts(low: float, high: float) -> list[float]:
-    """Return at most `MAX_TICKS` round counts between two powers of ten, evenly spread."""
+    """Return round counts between two powers of ten, powers of ten first, none too near another to be read."""
     decades = range(math.floor(low), math.ceil(high) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        counts = [step * 10.0**decade for decade in decades for step in steps]
-        inside = [count for count in counts if low - 0.02 <= math.log10(count) <= high + 0.02]
-        if 2 <= len(inside) <= MAX_TICKS:
-            return inside
-    if len(inside) > MAX_TICKS:
-        return inside[:: math.ceil(len(inside) / MAX_TICKS)]
-    return inside if len(inside) >= 2 else [10.0**low, 10.0**high]
+    chosen: list[float] = []
+    for step in (1, 2, 5, 3):
+        for count in (step * 10.0**decade for decade in decades):
+            place = math.log10(count)
+            apart = all(abs(place - math.log10(other)) >= TICK_SPACING * (high - low) for other in chosen)
+            if low - 0.02 <= place <= high + 0.02 and apart:
+                chosen.append(count)
+    return sorted(chosen) if len(chosen) >= 2 else [10.0**low, 10.0**high]
 
 
 def _thinned(ticks: tuple[tuple[float, str], ...]) -> tuple[tuple[float, str], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from traitline.report.panels import LABELS, Panel, onset_span, stars
+from traitline.report.panels import LABELS, Panel, onset_span, onset_text, stars
 from traitline.report.style import BAND, GREY, INK, ONSET, colour, draw_training_axis
 from traitline.report.tables import Run, numbers, unique
 
 MOST_COLUMNS = 5
-LEFT, TOP, BOTTOM = 0.85, 0.85, 1.45  # margins in inches
+LEFT, TOP, BOTTOM = 0.85, 0.95, 1.45  # margins in inches
 
 
 def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
@@ -31,7 +32,7 @@ def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
     width, height = LEFT + 2.7 * max(len(across), 2), TOP + BOTTOM + 2.7 * len(down)
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=BOTTOM / height)
-    grid = figure.add_gridspec(len(down), len(across), hspace=0.22, wspace=0.1)
+    grid = figure.add_gridspec(len(down), len(across), hspace=0.26, wspace=0.1)
     limits = _limits(panels)
     for panel in panels:
         row, column = down.index(panel.strategy), across.index(panel.trait) if not turned else 0
@@ -43,12 +44,12 @@ def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
         draw_coherence(below, run, panel)
         above.set_ylim(*limits)
         first, last = column == 0, row == len(down) - 1
-        _name_axes(above, below, panel, first=first)
+        _name_axes(run, above, below, panel, first=first)
         for axes, labelled in ((above, False), (below, last)):
             draw_training_axis(axes, run.axis, labelled=labelled)
         if row == 0:
             heading = panel.label if turned else panel.trait
-            above.annotate(heading, (0.5, 1.0), (0, 6), xycoords="axes fraction", textcoords="offset points",
+            above.annotate(heading, (0.5, 1.0), (0, 20), xycoords="axes fraction", textcoords="offset points",
                            ha="center", fontsize=11, fontweight="bold")  # fmt: skip
     figure.text(0.006, 1 - 0.1 / height, title, ha="left", va="top", fontsize=13, fontweight="bold")
     figure.text(0.5, (BOTTOM - 0.48) / height, run.axis.title, ha="center", va="center")
@@ -80,7 +81,7 @@ def draw_delta(axes: Axes, run: Run, panel: Panel) -> None:
         axes.plot(part["x"], part["delta_trait"], "o", color=shade, markerfacecolor=face, markersize=4.5, zorder=4)
     for x, top, p in zip(drawn["x"], high.fillna(drawn["delta_trait"]), numbers(drawn, "p_adjusted"), strict=True):
         axes.annotate(stars(p), (x, top), (0, 3), textcoords="offset points", ha="center", va="center_baseline",
-                      fontsize=7.5, rotation=90 if len(stars(p)) > 1 else 0, annotation_clip=False)  # fmt: skip
+                      fontsize=8, rotation=90 if len(stars(p)) > 1 else 0, annotation_clip=False)  # fmt: skip
     missing = curve[curve["status"] == "no_vector"]
     axes.plot(missing["x"], [0] * len(missing), "x", color=GREY, markersize=5, markeredgewidth=1.3, zorder=4)
 
@@ -154,11 +155,12 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
     return low - margin, high + 1.8 * margin
 
 
-def _name_axes(above: Axes, below: Axes, panel: Panel, *, first: bool) -> None:
+def _name_axes(run: Run, above: Axes, below: Axes, panel: Panel, *, first: bool) -> None:
     above.spines["bottom"].set_visible(False)
     above.tick_params(axis="x", length=0)
-    corner = panel.label
-    above.text(0.02, 0.985, corner, transform=above.transAxes, ha="left", va="top", fontsize=8.5, color=colour(panel.strategy))
+    words: dict[str, Any] = {"transform": above.transAxes, "va": "bottom", "fontsize": 8.5}
+    above.text(0.0, 1.015, panel.label, ha="left", color=colour(panel.strategy), fontweight="bold", **words)
+    above.text(1.0, 1.015, onset_text(run, panel.verdict), ha="right", **words)
     if first:
         above.set_ylabel("trait score, steered\nminus baseline")
         below.set_ylabel("coherence", fontsize=8)
@@ -169,7 +171,7 @@ def _name_axes(above: Axes, below: Axes, panel: Panel, *, first: bool) -> None:
 
 def _key(figure: Figure, panels: Sequence[Panel]) -> None:
     """Explain the marks, and say how many rows stand behind a point."""
-    ink = {"color": INK, "linewidth": 1.4, "markersize": 5}
+    ink: dict[str, Any] = {"color": INK, "linewidth": 1.4, "markersize": 5}
     marks = [
         Line2D([], [], marker="o", **ink, label="delta, 95 % interval"),
         Line2D([], [], marker="o", markerfacecolor="white", **ink, label="fragile vector (few pairs)"),
@@ -184,7 +186,7 @@ def _key(figure: Figure, panels: Sequence[Panel]) -> None:
                   columnspacing=1.4, handlelength=1.6)  # fmt: skip
     below = 0.86 if columns == 6 else 1.06
     caption = (
-        f"Dose: {doses_text(panels)}. {counts_text(panels)}. Stars: Holm-adjusted one-sided p < .05, .01, .001. "
+        f"Dose: {doses_text(panels)}. {counts_text(panels)}. Stars: Holm-adjusted p\u00a0<\u00a0.05,\u00a0.01,\u00a0.001. "
         "Points average over questions."
     )
     wrapped = textwrap.fill(caption, int(width * 14.5))

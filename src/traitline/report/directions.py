@@ -39,8 +39,8 @@ def trajectories(run: Run) -> Figure | None:
                 axes.set_ylabel(name)
             if row == 0:
                 axes.set_title(trait, fontweight="bold")
-    dashed = Line2D([], [], color=INK, linestyle="--", label="corrected for split-half reliability")
-    _foot(figure, run, [*_strategy_marks(run, table), dashed], "Corrected cosines are estimates and may exceed 1.")
+    dashed = Line2D([], [], color=INK, linestyle="--", label="corrected for reliability (may exceed 1)")
+    _foot(figure, run, [*_strategy_marks(run, table), dashed])
     return figure
 
 
@@ -60,7 +60,7 @@ def norms(run: Run) -> Figure | None:
         axes.set_title(trait, fontweight="bold")
         draw_training_axis(axes, run.axis)
     grid[0][0].set_ylabel("vector norm /\nactivation norm")
-    _foot(figure, run, _strategy_marks(run, table), "")
+    _foot(figure, run, _strategy_marks(run, table))
     return figure
 
 
@@ -98,28 +98,20 @@ def heatmaps(run: Run) -> Figure | None:
 def crossed(run: Run) -> Figure | None:
     """Draw how traits lie to each other at the last checkpoint, and what each vector does on the other traits' rubrics."""
     last = run.axis.checkpoints[-1] if run.axis.checkpoints else ""
-    kinds = []
+    columns = []
     for strategy in run.strategies:
-        name = LABELS.get(strategy, strategy)
         cosines, effects = trait_cosines(run, strategy, last), rubric_matrix(run, strategy, last)
-        if np.isfinite(cosines).any():
-            kinds.append((f"{name}: cosine", "vector of", "vector of", cosines, 1.0, "{:.2f}"))
-        if np.isfinite(effects).any():
-            kinds.append((f"{name}: delta on a rubric", "rubric", "vector of", effects, 0.0, "{:+.0f}"))
-    if not kinds:
+        if np.isfinite(cosines).any() or np.isfinite(effects).any():
+            columns.append((LABELS.get(strategy, strategy), cosines, effects))
+    if not columns:
         return None
-    columns = min(len(kinds), 3)
-    down = math.ceil(len(kinds) / columns)
-    title = f"Traits against each other at {last}"
-    figure, grid = _axes(columns, down, height=2.9, title=title, shared=False, width=3.6)
-    flat = [axes for line in grid for axes in line]
-    for axes, (title, x, y, matrix, limit, form) in zip(flat, kinds, strict=False):
-        _matrix(axes, matrix, run.traits, limit or max(float(np.nanmax(np.abs(matrix))), 1.0), form)
-        axes.set_title(title)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-    for axes in flat[len(kinds) :]:
-        axes.set_visible(False)
+    figure, grid = _axes(len(columns), 2, height=3.0, title=f"Traits against each other at {last}", shared=False, width=3.4)
+    for column, (name, cosines, effects) in enumerate(columns):
+        limit = max(float(np.nanmax(np.abs(effects), initial=0)), 1.0)
+        _matrix(grid[0][column], cosines, run.traits, 1.0, "{:.2f}", f"{name}: cosine")
+        _matrix(grid[1][column], effects, run.traits, limit, "{:+.0f}", f"{name}: delta by rubric (across)")
+    for row in (0, 1):
+        grid[row][0].set_ylabel("vector of")
     return figure
 
 
@@ -178,11 +170,10 @@ def _axes(
     return figure, [list(line) for line in grid]
 
 
-def _foot(figure: Figure, run: Run, marks: Sequence[Line2D], note: str) -> None:
+def _foot(figure: Figure, run: Run, marks: Sequence[Line2D]) -> None:
     figure.supxlabel(run.axis.title, fontsize=9)
-    figure.legend(
-        handles=list(marks), loc="outside lower center", ncols=min(len(marks), 4), title=note or None, title_fontsize=8
-    )
+    handles = list(marks)
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
 
 
 def _thin(names: Sequence[str], most: int = 16) -> list[str]:
@@ -191,13 +182,22 @@ def _thin(names: Sequence[str], most: int = 16) -> list[str]:
     return [name if (len(names) - 1 - i) % every == 0 else "" for i, name in enumerate(names)]
 
 
-def _matrix(axes: Axes, matrix: NDArray[np.float64], names: Sequence[str], limit: float, form: str) -> None:
+def _matrix(axes: Axes, matrix: NDArray[np.float64], names: Sequence[str], limit: float, form: str, title: str) -> None:
     axes.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit)
     axes.set_facecolor("#eceef1")
+    axes.set_title(title)
     axes.set_xticks(range(len(names)), list(names), rotation=30, ha="right")
     axes.set_yticks(range(len(names)), list(names))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for i, j in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
         pale = abs(matrix[i, j]) > 0.6 * limit
-        axes.text(j, i, form.format(matrix[i, j]), ha="center", va="center", fontsize=8, color="white" if pale else INK)
+        axes.text(
+            j,
+            i,
+            form.format(round(matrix[i, j], 2) + 0.0).replace("-0.00", "0.00"),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if pale else INK,
+        )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from traitline.report.axis import tokens_text
 from traitline.report.tables import Run, numbers, unique
 
 Kind = Literal["emergence", "transfer"]
@@ -120,6 +121,16 @@ def onset_span(run: Run, verdict: pd.Series | None) -> tuple[float, float] | Non
     if by is None:
         return None
     return places.get(str(verdict.get("onset_after")), by), by
+
+
+def onset_text(run: Run, verdict: pd.Series | None) -> str:
+    """Say in two or three words what the verdict says of the onset."""
+    if verdict is None:
+        return ""
+    by = verdict.get("onset_by")
+    if isinstance(by, str) and by:
+        return f"from {tokens_text(run.axis.tokens.get(by, np.nan))}" if run.axis.in_tokens else f"from {by}"
+    return {"no_vector": "no vector", "not_measured": "not measured"}.get(str(verdict.get("censored")), "not steerable")
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:

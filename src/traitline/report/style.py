@@ -58,14 +58,13 @@ def colour(strategy: str, known: Sequence[str] = ()) -> str:
 def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True) -> None:
     """Give axes the training axis, with a mark where it is broken."""
     places = [place for place, _ in axis.ticks]
-    names = len(axis.title) and axis.title == "checkpoint"
     axes.set_xlim(*axis.limits)
     axes.set_xticks(places, [label for _, label in axis.ticks] if labelled else [""] * len(places))
-    if names and labelled:
+    if labelled and not axis.in_tokens:
         axes.tick_params(axis="x", labelrotation=40)
     if axis.gap is not None:
-        mark = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 8, "color": GREY}
-        axes.text(axis.gap, 0.0, "//", **mark, clip_on=False, zorder=9, backgroundcolor="white", bbox=_white())
+        mark: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 8}
+        axes.text(axis.gap, 0.0, "//", **mark, color=GREY, zorder=9, bbox=_white())
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

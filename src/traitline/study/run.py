@@ -100,6 +100,7 @@ class _Run:
             self.progress(f"{network.name}: done before", sum(counted(self.plan, network, phase)[0] for phase in phases))
             return
         started = time.monotonic()
+        cells = self._workable(cells, table)
         try:
             model = load_model(network.source, network.revision)
             work(network, model, cells)
@@ -113,6 +114,18 @@ class _Run:
             reason = None if found else "no accepted pair of contrast rows"
             seconds = (time.monotonic() - started) / len(cells)
             self.store.note_cell(cell, "complete" if found else "no_vector", reason, seconds=seconds, table=table)
+
+    def _workable(self, cells: list[Cell], table: str) -> list[Cell]:
+        """Return the cells that can be done: `forced` ones have failed where the last checkpoint, whose rows they read, has."""
+        lacking = [cell for cell in cells if cell.strategy == FORCED and cell.network != self.plan.last.name]
+        lacking = [cell for cell in lacking if table == "cells" and not self.store.contrast(self._source(cell)).is_file()]
+        for cell in lacking:
+            self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=table)
+        return [cell for cell in cells if cell not in lacking]
+
+    def _source(self, cell: Cell) -> Cell:
+        """Return the cell whose accepted rows a `forced` cell reads."""
+        return Cell(self.plan.last.name, cell.trait, self.config.source_strategy(FORCED))
 
     def checkpoint(self, network: Network, model: Model, cells: list[Cell]) -> None:
         """Elicit, extract and evaluate every cell of one checkpoint."""
@@ -151,8 +164,7 @@ class _Run:
 
     def _forced_rows(self, network: Network, cell: Cell) -> pd.DataFrame:
         """Return the accepted rows of the last checkpoint, to be read by this one."""
-        source = Cell(self.plan.last.name, cell.trait, self.config.source_strategy(FORCED))
-        rows = read_rows(self.store.contrast(source))
+        rows = read_rows(self.store.contrast(self._source(cell)))
         rows = rows[rows["accepted"]].reset_index(drop=True)
         keys = [f"{FORCED}-{network.name}-{key}" for key in rows["row_key"]]
         return rows.assign(row_key=keys, checkpoint=network.name, tokens=network.tokens, target=network.name, strategy=FORCED)

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from traitline.errors import StoreError
-from traitline.files import write_whole
+from traitline.files import sweep, write_whole
 from traitline.lineages import safe_name
 from traitline.study.plan import Cell, Plan
 from traitline.vectors.vector import software
@@ -132,6 +132,7 @@ class RunStore:
         except OSError as error:
             raise StoreError(f"cannot write in {str(self.root)!r} ({error.strerror}); give another --out") from error
         try:
+            sweep(self.root)
             yield
         finally:
             lock.release()

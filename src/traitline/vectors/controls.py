@@ -12,18 +12,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from traitline.vectors.estimators import Indices
+from traitline.vectors.estimators import Indices, Seed
 from traitline.vectors.vector import FRAGILE_PAIRS, Floats
 
 Kind = Literal["isotropic", "covariance", "shuffled"]
 
 
-def isotropic(vector: Floats, seed: int) -> Floats:
+def isotropic(vector: Floats, seed: Seed) -> Floats:
     """Return a random direction, every direction equally likely, with the vector's norms, [layers + 1, hidden]."""
     return _match(np.random.default_rng(seed).normal(size=vector.shape), vector)
 
 
-def covariance(vector: Floats, sample: Floats, seed: int) -> Floats:
+def covariance(vector: Floats, sample: Floats, seed: Seed) -> Floats:
     """Return a random direction drawn from the activation covariance, with the vector's norms, [layers + 1, hidden].
 
     Args:
@@ -36,7 +36,7 @@ def covariance(vector: Floats, sample: Floats, seed: int) -> Floats:
     return _match(np.einsum("n,nlh->lh", weights, centred), vector)
 
 
-def shuffled(differences: Floats, question: Indices, seed: int) -> Floats | None:
+def shuffled(differences: Floats, question: Indices, seed: Seed) -> Floats | None:
     """Return the vector of pairs of which exactly half are flipped, balanced within question, [layers + 1, hidden].
 
     Flipping each pair by a coin instead would leave a share of the real vector in it. None under 10 pairs, where the
@@ -54,7 +54,7 @@ def shuffled(differences: Floats, question: Indices, seed: int) -> Floats | None
     return _match(np.einsum("p,plh->lh", signs, differences) / len(differences), vector)
 
 
-def balanced_signs(question: Indices, seed: int) -> Floats:
+def balanced_signs(question: Indices, seed: Seed) -> Floats:
     """Return +1 or -1 per pair: half of all pairs negative (up to one), and half of each question's (up to one)."""
     rng = np.random.default_rng(seed)
     signs = np.ones(len(question), dtype=np.float32)

@@ -21,6 +21,8 @@ THRESHOLD = 50.0
 PAIR = ["instruction_id", "question_id", "sample"]
 
 Indices = NDArray[np.intp]
+Seed = int | tuple[int, ...]
+"""What a random stream starts from; a tuple keeps streams of one cell apart."""
 
 
 def passing(rows: pd.DataFrame) -> pd.Series:
@@ -110,7 +112,7 @@ def cell_balanced(means: Floats, rows: pd.DataFrame) -> Floats:
     return vector
 
 
-def question_bootstrap(differences: Floats, question: Indices, draws: int, seed: int) -> Floats:
+def question_bootstrap(differences: Floats, question: Indices, draws: int, seed: Seed) -> Floats:
     """Return vectors re-estimated on questions drawn with replacement, [draws, layers + 1, hidden].
 
     Args:
@@ -129,7 +131,7 @@ def question_bootstrap(differences: Floats, question: Indices, draws: int, seed:
     return (weights.astype(np.float32) @ flat).reshape(draws, *differences.shape[1:])
 
 
-def split_half_cosine(differences: Floats, question: Indices, seed: int, splits: int = 20) -> Floats:
+def split_half_cosine(differences: Floats, question: Indices, seed: Seed, splits: int = 20) -> Floats:
     """Return the mean cosine between vectors of two random halves of the questions, per layer [layers + 1].
 
     NaN with fewer than two questions. Not corrected for the halved length: see `analysis/geometry.py`.

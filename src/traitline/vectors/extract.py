@@ -69,10 +69,10 @@ def extract_arrays(
     differences = means[pairs.positive] - means[pairs.negative]  # [pairs, layers + 1, hidden]
     arrays = {name: difference_of_means(captured[:, i], pairs) for i, name in enumerate(SEGMENTS)}
     arrays["balanced_response_avg"] = cell_balanced(means, rows.iloc[wanted])
-    arrays["split_half_cosine"] = split_half_cosine(differences, pairs.question, seed)
+    arrays["split_half_cosine"] = split_half_cosine(differences, pairs.question, (seed, 4))
     arrays["activation_norms"] = calibration.norms
     if seeds.bootstraps:
-        arrays["bootstrap"] = question_bootstrap(differences, pairs.question, seeds.bootstraps, seed)
+        arrays["bootstrap"] = question_bootstrap(differences, pairs.question, seeds.bootstraps, (seed, 3))
     arrays |= _controls(arrays["response_avg"], differences, pairs, calibration, seeds, seed)
     return arrays, pairs
 
@@ -82,11 +82,11 @@ def _controls(
 ) -> dict[str, Floats]:
     made: dict[str, Floats] = {}
     for k in seeds.isotropic:
-        made[f"isotropic_{k}"] = isotropic(vector, seed + k)
+        made[f"isotropic_{k}"] = isotropic(vector, (seed, 0, k))
     for k in seeds.covariance:
-        made[f"covariance_{k}"] = covariance(vector, calibration.sample, seed + k)
+        made[f"covariance_{k}"] = covariance(vector, calibration.sample, (seed, 1, k))
     for k in seeds.shuffled:
-        control = shuffled(differences, pairs.question, seed + k)
+        control = shuffled(differences, pairs.question, (seed, 2, k))
         if control is not None:
             made[f"shuffled_{k}"] = control
     return made
