@@ -1,4 +1,4 @@
-"""A study small enough for tests: three random checkpoints, two traits in the words of the tiny tokenizer, a judge that counts."""
+"""A study small enough for tests: three random checkpoints, two traits in the tiny tokenizer's words, a judge that counts."""
 
 from __future__ import annotations
 

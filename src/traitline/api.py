@@ -186,7 +186,8 @@ def generate(
     steers = [steer] * len(prompts) if steer is None or isinstance(steer, Steer) else list(steer)
     if len(steers) != len(prompts):
         raise InputError(f"{len(prompts)} prompts but {len(steers)} steers; give one (or None) per prompt, or one for all")
-    norms = _calibration(model).norms if any(s is not None and s.dose == "norm" for s in steers) else np.ones(model.layers + 1)
+    needed = any(one is not None and one.dose == "norm" for one in steers)
+    norms = _calibration(model).norms if needed else np.ones(model.layers + 1, dtype=np.float32)
     rows = [
         Row(encode(model, prompt), derived_seed(seed, i), _fitting(model, one).resolve(norms) if one is not None else None)
         for i, (prompt, one) in enumerate(zip(prompts, steers, strict=True))

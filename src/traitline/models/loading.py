@@ -139,8 +139,9 @@ def wrap(network: Any, tokenizer: Any, *, source: str = "in memory", revision: s
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep transformers' progress bars off while weights load: a study loads dozens of networks."""
-    from transformers.utils import logging
+    from transformers.utils import logging as module
 
+    logging: Any = module  # its functions carry no types
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

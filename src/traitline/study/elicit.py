@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -59,7 +58,7 @@ def generate_table(
         closed = generation.finish == "eos"
         records.append(
             {
-                **asdict(row.identity),
+                **row.identity.columns(),
                 "row_key": row_key(row.identity),
                 "tokens": tokens,
                 "question": row.question,
@@ -116,8 +115,8 @@ def score_table(
         trait_score=[_number(scores[i].trait) for i in scored.index],
         coherence=[_number(scores[i].coherence) for i in scored.index],
         refusal=[scores[i].refusal for i in scored.index],
-        missing_reason=[scores[i].missing_reason for i in scored.index],
-        other_scores=[json.dumps(o, sort_keys=True) if o else None for o in other],
+        missing_reason=pd.Series([scores[i].missing_reason for i in scored.index], dtype=object),
+        other_scores=pd.Series([json.dumps(o, sort_keys=True) if o else None for o in other], dtype=object),
         judge=judge.name,
     )
 

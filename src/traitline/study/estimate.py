@@ -5,7 +5,7 @@ Works offline and loads no model. What cannot be known without one (a download's
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,11 @@ def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effor
 
 
 def _sum(parts: list[Effort]) -> Effort:
-    names = list(asdict(parts[0]))
-    values = {name: [getattr(part, name) for part in parts] for name in names}
-    return Effort(**{name: None if None in found else sum(found) for name, found in values.items()})
+    def add(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if None in values else sum(values)
+
+    return Effort(**{field.name: add(field.name) for field in fields(Effort)})
 
 
 def power(plan: Plan) -> list[dict[str, Any]]:

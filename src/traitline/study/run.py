@@ -98,6 +98,8 @@ class _Run:
         phases = ("elicit", "evaluate") if table == "cells" else ("transfer",)
         if all(path(cell).is_file() for cell in cells):
             self.progress(f"{network.name}: done before", sum(counted(self.plan, network, phase)[0] for phase in phases))
+            known = self.store.ledger(table).set_index(["network", "trait", "strategy"])["state"].to_dict()
+            self._settle([c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}], table, 0.0)
             return
         started = time.monotonic()
         cells = self._workable(cells, table)
@@ -109,11 +111,15 @@ class _Run:
                 if not path(cell).is_file():
                     self.store.note_cell(cell, "failed", str(error), table=table)
             return
+        self._settle(cells, table, time.monotonic() - started)
+
+    def _settle(self, cells: list[Cell], table: str, seconds: float) -> None:
+        """Record cells whose files are there."""
         for cell in cells:
             found = self.store.vector(cell).is_file() or table == "targets"
             reason = None if found else "no accepted pair of contrast rows"
-            seconds = (time.monotonic() - started) / len(cells)
-            self.store.note_cell(cell, "complete" if found else "no_vector", reason, seconds=seconds, table=table)
+            state = "complete" if found else "no_vector"
+            self.store.note_cell(cell, state, reason, seconds=seconds / len(cells), table=table)
 
     def _workable(self, cells: list[Cell], table: str) -> list[Cell]:
         """Return the cells that can be done: `forced` ones have failed where the last checkpoint, whose rows they read, has."""
@@ -285,7 +291,7 @@ class _Run:
         who = row.identity
         arrays = self._arrays(str(who.vector_checkpoint), who.trait, who.strategy)
         if who.condition == "bootstrap":
-            return arrays["bootstrap"][int(who.control_seed or 0)]
+            return np.asarray(arrays["bootstrap"][int(who.control_seed or 0)])
         return arrays["response_avg" if who.condition == "steered" else f"{who.control_kind}_{who.control_seed}"]
 
     @lru_cache(maxsize=64)  # noqa: B019 - a run lives as long as its process

@@ -237,7 +237,8 @@ def read_rows(path: Path) -> pd.DataFrame:
     missing = [name for name in RESPONSES.names if name not in table.column_names]
     if missing:
         raise StoreError(f"{str(path)!r} lacks the columns {', '.join(missing)}; it is no response file of this version")
-    return table.select(RESPONSES.names).to_pandas()
+    frame: pd.DataFrame = table.select(RESPONSES.names).to_pandas()
+    return frame
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:

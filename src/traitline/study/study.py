@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,7 +68,7 @@ class Study:
         if self.resolved.lineage.name == "nano":
             from traitline.nano.pretrain import ensure
 
-            ensure()
+            ensure()  # pretrains the lineage where that was not done yet
         outcome = run_study(self.resolved, self.out, make, progress)
         self.report()
         return outcome
@@ -103,18 +104,12 @@ def run_status(out: Path) -> pd.DataFrame:
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise StoreError(f"{str(out / 'study.yaml')!r} is broken ({error}); give another run directory") from error
     store = RunStore(out)
-    ledgers = {phase: store.ledger(phase).set_index(["network", "trait", "strategy"]) for phase in ("cells", "targets")}
     records = []
     for phase, networks in (("cells", names), ("targets", targets)):
-        for key in [(n, t, s) for n in networks for t in traits for s in strategies]:
-            known = ledgers[phase].loc[key] if key in ledgers[phase].index else None
-            records.append(
-                {
-                    **dict(zip(("network", "trait", "strategy"), key, strict=True)),
-                    "phase": phase,
-                    "state": "waiting" if known is None else known["state"],
-                    "reason": None if known is None else known["reason"],
-                    "seconds": None if known is None else known["seconds"],
-                }
-            )
+        known = {(row.network, row.trait, row.strategy): row for row in store.ledger(phase).itertuples()}
+        for key in itertools.product(networks, traits, strategies):
+            row = known.get(key)
+            state = {name: getattr(row, name, None) for name in ("state", "reason", "seconds")}
+            names_of = dict(zip(("network", "trait", "strategy"), key, strict=True))
+            records.append({"phase": phase, **names_of, **state, "state": state["state"] or "waiting"})
     return pd.DataFrame(records)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from traitline.analysis import effects, emergence, geometry, transfer
+from traitline.analysis.controls import control_means
 from traitline.files import write_whole
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan
 from traitline.study.store import RunStore, read_rows
@@ -36,6 +37,7 @@ def write_tables(plan: Plan, store: RunStore) -> None:
     tuned = _tune(plan, found, rows)
     _write(store, "emergence", table)
     _write(store, "controls", controls)
+    _write(store, "control_means", control_means(controls))
     _write(store, "transfer", moved)
     _write(store, "doses", tuned)
     _write(store, "verdicts", _verdicts(plan, table, moved, controls, tuned))
