@@ -143,7 +143,11 @@ def _keyed(table: pd.DataFrame) -> pd.DataFrame:
 
 def _by_dose(rows: pd.DataFrame) -> list[tuple[Dose, pd.DataFrame]]:
     groups = rows.groupby(["layer", "dose", "coef", "positions"], sort=True)
-    return [(Dose(int(layer), dose, float(coef), positions), part) for (layer, dose, coef, positions), part in groups]
+    found = []
+    for _, part in groups:
+        first = part.iloc[0]
+        found.append((Dose(int(first["layer"]), str(first["dose"]), float(first["coef"]), str(first["positions"])), part))
+    return found
 
 
 def _curve(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +167,7 @@ def _band(run: Run, controls: pd.DataFrame, dose: Dose) -> pd.DataFrame:
 def _main(curves: dict[Dose, pd.DataFrame], verdict: pd.Series | None, sign: int) -> Dose | None:
     """Return the dose of the verdict (its mirror image for negative coefficients), else the most measured one."""
     if verdict is not None:
-        layer, coef = (pd.to_numeric(verdict.get(name), errors="coerce") for name in ("layer", "coef"))
+        layer, coef = (float(verdict.get(name, np.nan)) for name in ("layer", "coef"))
         same = [dose for dose in curves if dose.layer == layer and np.isclose(dose.coef, sign * abs(coef))]
         if same:
             return same[0]

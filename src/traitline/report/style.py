@@ -27,7 +27,7 @@ COLOURS = {
 OTHERS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
 GREY, BAND, INK, ONSET = "#8a8f98", "#c9ccd2", "#24292f", "#F0E442"
 DIVERGING = "RdBu_r"
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
