@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from small_study import CountingJudge, make_study
 
-from traitline.errors import JudgeError, StoreError
+from traitline.errors import InputError, JudgeError, StoreError
 from traitline.study import Study, make_plan
 from traitline.study.run import Outcome, run_study
 from traitline.study.store import RESPONSES, RunStore, read_rows
@@ -271,3 +271,42 @@ def test_study_yaml_says_how_it_was_made(done: Study) -> None:
     assert said["study"]["seed"] == 3
     assert set(said["versions"]) >= {"software", "torch", "transformers"}
     assert len(RESPONSES.names) == len(RESPONSE) + 2
+
+
+def test_a_mended_checkpoint_is_transferred_after_all(tmp_path: Path) -> None:
+    study = Study.from_yaml(make_study(tmp_path), out=tmp_path / "run")
+    weights = tmp_path / "lineage/step10/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"broken")
+    run(study)
+    weights.write_bytes(whole)
+    run(study)
+    table = pd.read_csv(study.out / "tables/transfer.csv")
+    assert table.loc[table["vector_checkpoint"] == "step10", "delta_trait"].notna().all()
+
+
+def test_a_layer_out_of_range_stops_the_study_at_once(tmp_path: Path) -> None:
+    evaluate = {"layers": [1, 9], "coefs": [0.5]}
+    study = Study.from_yaml(make_study(tmp_path, evaluate=evaluate), out=tmp_path / "run")
+    with pytest.raises(InputError, match="layers 1 to 3"):
+        run(study)
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_said_and_what_was_done_is_kept(done: Study, tmp_path: Path) -> None:
+    small = tmp_path / "small-disk"
+    small.mkdir()
+    study = Study.from_yaml(make_study(tmp_path), out=small / "run")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("this machine cannot mount a small disk")
+    try:
+        with pytest.raises(StoreError, match="No space left|full"):
+            run(study)
+        kept = len(list(small.rglob("*.parquet")))
+        assert kept
+        subprocess.run(["mount", "-o", "remount,size=50M", str(small)], check=True)
+        run(study)
+        assert tables(study.out) == tables(done.out)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

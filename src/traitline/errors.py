@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class TraitlineError(Exception):
@@ -35,3 +39,8 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=n, cutoff=0.4) or names[:n]
     return f"nearest: {', '.join(close)}" if close else "none are known"
+
+
+def misfit(error: ValidationError) -> str:
+    """Return what a file's schema complains of, one indented line each: the place in the file and what is wrong there."""
+    return "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())

@@ -20,7 +20,7 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from traitline.errors import InputError, nearest
+from traitline.errors import InputError, misfit, nearest
 from traitline.lineages.lineage import Checkpoint, Descendant, Kind, Lineage
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -51,8 +51,7 @@ def read_model(schema: type[Model], path: Path) -> Model:
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise InputError(f"lineage file {str(path)!r} is not valid {path.suffix[1:].upper()}: {error}") from error
     except ValidationError as error:
-        reasons = (f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())
-        raise InputError(f"lineage file {str(path)!r} does not fit the schema:\n" + "\n".join(reasons)) from error
+        raise InputError(f"lineage file {str(path)!r} does not fit the schema:\n{misfit(error)}") from error
 
 
 class StageRule(BaseModel):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from traitline.report.panels import LABELS, main_layer, rubric_matrix
+from traitline.report.panels import LABELS, main_layer, panels, rubric_matrix
 from traitline.report.style import DIVERGING, GREY, INK, colour, draw_training_axis
 from traitline.report.tables import Run, numbers, unique
 
@@ -98,9 +98,9 @@ def heatmaps(run: Run) -> Figure | None:
 def crossed(run: Run) -> Figure | None:
     """Draw how traits lie to each other at the last checkpoint, and what each vector does on the other traits' rubrics."""
     last = run.axis.checkpoints[-1] if run.axis.checkpoints else ""
-    columns = []
+    columns, cut = [], panels(run, "emergence")
     for strategy in run.strategies:
-        cosines, effects = trait_cosines(run, strategy, last), rubric_matrix(run, strategy, last)
+        cosines, effects = trait_cosines(run, strategy, last), rubric_matrix(run, cut, strategy, last)
         if np.isfinite(cosines).any() or np.isfinite(effects).any():
             columns.append((LABELS.get(strategy, strategy), cosines, effects))
     if not columns:

@@ -5,6 +5,7 @@ Knows which rows belong to one curve and which dose is the one to show first. Fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -185,11 +186,18 @@ def main_layer(run: Run) -> int:
     return int(np.median(layers)) if len(layers) else 0
 
 
-def rubric_matrix(run: Run, strategy: str, checkpoint: str) -> NDArray[np.float64]:
-    """Return what each trait's vector does on each trait's rubric at one checkpoint: `[traits, rubrics]`, NaN if unmeasured."""
+def rubric_matrix(run: Run, cut: Sequence[Panel], strategy: str, checkpoint: str) -> NDArray[np.float64]:
+    """Return what each trait's vector does on each trait's rubric: `[traits, rubrics]`, NaN where unmeasured.
+
+    Args:
+        run: the run.
+        cut: the panels of emergence.
+        strategy: the vectors' strategy.
+        checkpoint: the vectors' checkpoint.
+    """
     matrix = np.full((len(run.traits), len(run.traits)), np.nan)
     others = _keyed(run.tables["other_rubrics"])
-    for panel in panels(run, "emergence"):
+    for panel in cut:
         if panel.strategy != strategy or panel.main is None:
             continue
         i, dose = run.traits.index(panel.trait), panel.main

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from traitline.errors import InputError, nearest
+from traitline.errors import InputError, misfit, nearest
 from traitline.vectors.dose import DOSES
 
 DATA = Path(__file__).parent / "data"
@@ -156,5 +156,4 @@ def load_config(name: str | Path) -> StudyConfig:
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        reasons = "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())
-        raise InputError(f"study file {str(path)!r} does not fit:\n{reasons}") from error
+        raise InputError(f"study file {str(path)!r} does not fit:\n{misfit(error)}") from error

@@ -313,4 +313,3 @@ def _folder(lineage: Lineage) -> dict[str, Path]:
 
 def _frozen(prompt: str | list[Message]) -> Any:
     return prompt if isinstance(prompt, str) else tuple(tuple(message.items()) for message in prompt)
-

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -66,16 +66,25 @@ def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: P
     with store.driving():
         store.begin(plan)
         run = _Run(plan, store, judge(store.judge_cache), progress)
-        for network in plan.networks():
-            run.visit(network, plan.cells(network), store.evaluation, run.checkpoint, "cells")
-        for network in plan.targets:
-            run.visit(network, plan.cells(network), store.transfer, run.target, "targets")
+        for phase, networks in run.phases():
+            for network in networks:
+                run.visit(phase, network)
         write_tables(plan, store)
         states = pd.concat([store.ledger("cells"), store.ledger("targets")])
         failed = states[states["state"] == "failed"]
         names = sorted({f"{row.network}/{row.trait}/{row.strategy}: {row.reason}" for row in failed.itertuples()})
         counts = states["state"].value_counts()
         return Outcome(int(counts.get("complete", 0)), int(counts.get("no_vector", 0)), tuple(names))
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """What is done at every network of a phase: its table in the ledger, its last stage, that stage's rows and files."""
+
+    table: Literal["cells", "targets"]
+    stages: tuple[str, ...]
+    rows: Callable[[Network, Cell], Iterator[PlannedRow]]
+    path: Callable[[Cell], Path]
 
 
 class _Run:
@@ -86,73 +95,85 @@ class _Run:
         self.config = plan.config
         self._usage: dict[str, int] = {}
 
-    def visit(
-        self,
-        network: Network,
-        cells: list[Cell],
-        path: Callable[[Cell], Path],
-        work: Callable[[Network, Model, list[Cell]], None],
-        table: str,
-    ) -> None:
-        """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on."""
-        phases = ("elicit", "evaluate") if table == "cells" else ("transfer",)
-        if all(path(cell).is_file() for cell in cells):
-            self.progress(f"{network.name}: done before", sum(counted(self.plan, network, phase)[0] for phase in phases))
-            known = self.store.ledger(table).set_index(["network", "trait", "strategy"])["state"].to_dict()
-            self._settle([c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}], table, 0.0)
+    def phases(self) -> list[tuple[_Phase, Sequence[Network]]]:
+        """Return the two phases with their networks, in order."""
+        cells = _Phase("cells", ("elicit", "evaluate"), self.plan.evaluation_rows, self.store.evaluation)
+        targets = _Phase("targets", ("transfer",), self.plan.transfer_rows, self.store.transfer)
+        return [(cells, self.plan.networks()), (targets, self.plan.targets)]
+
+    def visit(self, phase: _Phase, network: Network) -> None:
+        """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
+
+        Raises:
+            InputError: the study steers at a layer that the network does not have.
+        """
+        cells = self.plan.cells(network)
+        if all(self._done(phase, cell) for cell in cells):
+            rows = sum(counted(self.plan, network, stage)[0] for stage in phase.stages)
+            self.progress(f"{network.name}: done before", rows)
+            known = self.store.ledger(phase.table).set_index(["network", "trait", "strategy"])["state"].to_dict()
+            unsettled = [c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}]
+            self._settle(phase, unsettled, 0.0)
             return
         started = time.monotonic()
-        cells = self._workable(cells, table)
+        cells = self._workable(phase, cells)
         try:
             model = load_model(network.source, network.revision)
-            work(network, model, cells)
+            fits = max(self.config.evaluate.layers) <= model.layers
+            if fits:
+                self._work(phase, network, model, cells)
         except (ModelError, InputError) as error:
             for cell in cells:
-                if not path(cell).is_file():
-                    self.store.note_cell(cell, "failed", str(error), table=table)
+                if not self._done(phase, cell):
+                    self.store.note_cell(cell, "failed", str(error), table=phase.table)
             return
-        self._settle(cells, table, time.monotonic() - started)
+        if not fits:
+            raise InputError(
+                f"evaluate.layers asks for layer {max(self.config.evaluate.layers)}, but {network.name} has layers 1 to "
+                f"{model.layers}; change the study file"
+            )
+        self._settle(phase, cells, time.monotonic() - started)
 
-    def _settle(self, cells: list[Cell], table: str, seconds: float) -> None:
+    def _done(self, phase: _Phase, cell: Cell) -> bool:
+        """Tell whether a cell's rows are there; a transfer's, whether they are of every vector that exists by now."""
+        path = phase.path(cell)
+        if phase.table == "cells" or not path.is_file():
+            return path.is_file()
+        there = [n for n in self.plan.order if self.store.vector(Cell(n, cell.trait, cell.strategy)).is_file()]
+        return set(there) <= set(read_rows(path)["vector_checkpoint"].dropna())
+
+    def _settle(self, phase: _Phase, cells: list[Cell], seconds: float) -> None:
         """Record cells whose files are there."""
         for cell in cells:
-            found = self.store.vector(cell).is_file() or table == "targets"
+            found = self.store.vector(cell).is_file() or phase.table == "targets"
             reason = None if found else "no accepted pair of contrast rows"
             state = "complete" if found else "no_vector"
-            self.store.note_cell(cell, state, reason, seconds=seconds / len(cells), table=table)
+            self.store.note_cell(cell, state, reason, seconds=seconds / len(cells), table=phase.table)
 
-    def _workable(self, cells: list[Cell], table: str) -> list[Cell]:
+    def _workable(self, phase: _Phase, cells: list[Cell]) -> list[Cell]:
         """Return the cells that can be done: `forced` ones have failed where the last checkpoint, whose rows they read, has."""
         lacking = [cell for cell in cells if cell.strategy == FORCED and cell.network != self.plan.last.name]
-        lacking = [cell for cell in lacking if table == "cells" and not self.store.contrast(self._source(cell)).is_file()]
+        lacking = [cell for cell in lacking if phase.table == "cells" and not self.store.contrast(self._source(cell)).is_file()]
         for cell in lacking:
-            self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=table)
+            self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=phase.table)
         return [cell for cell in cells if cell not in lacking]
 
     def _source(self, cell: Cell) -> Cell:
         """Return the cell whose accepted rows a `forced` cell reads."""
         return Cell(self.plan.last.name, cell.trait, self.config.source_strategy(FORCED))
 
-    def checkpoint(self, network: Network, model: Model, cells: list[Cell]) -> None:
-        """Elicit, extract and evaluate every cell of one checkpoint."""
+    def _work(self, phase: _Phase, network: Network, model: Model, cells: list[Cell]) -> None:
+        """Do the cells of one network: at a checkpoint elicit and extract first, then steer and judge."""
         calibration = self._calibrate(model)
-        self._elicit(network, model, cells, calibration)
-        planned = [row for cell in cells for row in self.plan.evaluation_rows(network, cell)]
+        if phase.table == "cells":
+            self._elicit(network, model, cells, calibration)
+        stage = phase.stages[-1]
+        planned = [row for cell in cells for row in phase.rows(network, cell)]
         resolve = self._resolver(calibration.norms)
-        table = self._generate(network, "evaluate", planned, self.config.evaluate, model, resolve)
+        table = self._generate(network, stage, planned, self.config.evaluate, model, resolve)
         for cell in cells:
-            self.store.write_rows(self.store.evaluation(cell), _of(table, cell))
-        shutil.rmtree(self.store.part(network.name, "elicit", 0).parents[1], ignore_errors=True)
-
-    def target(self, network: Network, model: Model, cells: list[Cell]) -> None:
-        """Apply every checkpoint's vectors to one target."""
-        calibration = self._calibrate(model)
-        planned = [row for cell in cells for row in self.plan.transfer_rows(network, cell)]
-        resolve = self._resolver(calibration.norms)
-        table = self._generate(network, "transfer", planned, self.config.evaluate, model, resolve)
-        for cell in cells:
-            self.store.write_rows(self.store.transfer(cell), _of(table, cell))
-        shutil.rmtree(self.store.part(network.name, "transfer", 0).parents[1], ignore_errors=True)
+            self.store.write_rows(phase.path(cell), _of(table, cell))
+        shutil.rmtree(self.store.part(network.name, stage, 0).parents[1], ignore_errors=True)
 
     # Elicit and extract
 

@@ -149,12 +149,13 @@ class RunStore:
                 found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("plan")
             except (yaml.YAMLError, AttributeError) as error:
                 raise StoreError(f"{str(path)!r} is broken ({error}); give another --out") from error
-            if found != plan.digest:
+            if found == plan.digest:
+                return
+            if next(self.root.rglob("*.parquet"), None) is not None:
                 raise StoreError(
                     f"{str(self.root)!r} holds the results of another study (plan {found}, this one is {plan.digest}); "
                     "give another --out, or delete the folder if you do not need it"
                 )
-            return
         write_whole(path, yaml.safe_dump(_resolved(plan), sort_keys=False, allow_unicode=True))
         with self._ledger() as ledger:
             ledger.executescript(_LEDGER)

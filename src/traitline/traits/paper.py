@@ -14,7 +14,7 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from traitline.errors import InputError
+from traitline.errors import InputError, misfit
 from traitline.traits.strategies import STRATEGIES
 from traitline.traits.trait import Contrast, Split, StrategyTexts, Text, Trait
 
@@ -109,5 +109,4 @@ def _read(path: Path) -> PaperFile:
 
 
 def _misfit(path: Path, error: ValidationError) -> InputError:
-    reasons = "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())
-    return InputError(f"trait file {str(path)!r} does not fit the paper's layout:\n{reasons}")
+    return InputError(f"trait file {str(path)!r} does not fit the paper's layout:\n{misfit(error)}")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from traitline.errors import InputError, nearest
+from traitline.errors import InputError, misfit, nearest
 
 Split = Literal["elicit", "tune", "evaluate"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -126,8 +126,4 @@ def load_trait(name: str | Path, folder: Path = DATA) -> Trait:
     except yaml.YAMLError as error:
         raise InputError(f"trait file {str(path)!r} is not valid YAML: {error}") from error
     except ValidationError as error:
-        raise InputError(f"trait file {str(path)!r} does not fit the schema:\n{_reasons(error)}") from error
-
-
-def _reasons(error: ValidationError) -> str:
-    return "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors())
+        raise InputError(f"trait file {str(path)!r} does not fit the schema:\n{misfit(error)}") from error

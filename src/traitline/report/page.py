@@ -1,0 +1,259 @@
+"""report.html: one file that opens without a network.
+
+Knows what stands on the page and in which words; the layout is in `html/page.html`, the looks in `html/page.css`, the scripts
+beside them. Everything is inlined when the page is written, and a policy in its head lets no other script run
+and nothing be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from plotly.offline import get_plotlyjs
+
+from traitline.files import write_whole
+from traitline.report.axis import tokens_text
+from traitline.report.figures import write_figures
+from traitline.report.panels import LABELS, Kind, main_layer, panels, targets, verdict_of
+from traitline.report.payload import embedded, payload
+from traitline.report.responses import MOST_PAIRS, Responses, sample_responses
+from traitline.report.tables import Run, numbers, read_run, unique
+
+HTML = Path(__file__).parent / "html"
+SCRIPTS = ("charts.js", "browser.js")
+BADGES = {
+    "steerable": "steerable",
+    "not_steerable": "not steerable",
+    "no_vector": "no vector",
+    "failed": "failed",
+    "unknown": "not measured",
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write the figures and report.html of a run directory, whatever of the run is finished.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: the directory does not exist.
+        StoreError: a file cannot be written.
+    """
+    found = read_run(run)
+    write_figures(found)
+    page = run / "report.html"
+    write_whole(page, render(found))
+    return page
+
+
+def render(run: Run) -> str:
+    """Return the page as text."""
+    responses = sample_responses(run)
+    scripts = [get_plotlyjs(), *((HTML / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    loader = jinja2.FileSystemLoader(HTML)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"tokens": tokens_text, "signed": _signed, "whole": _whole, "p": _p}
+    return environment.get_template("page.html").render(
+        run=run,
+        policy=_policy(scripts),
+        scripts=scripts,
+        css=(HTML / "page.css").read_text(encoding="utf-8"),
+        data=embedded(payload(run, responses)),
+        summary=summary(run),
+        cards=_cards(run),
+        emergence=_numbers(run),
+        transfers=_transfers(run),
+        has_negative=bool(panels(run, "emergence", sign=-1)),
+        layer=main_layer(run),
+        last=run.axis.checkpoints[-1] if run.axis.checkpoints else "",
+        extraction=_extraction(run),
+        responses=responses,
+        most_pairs=MOST_PAIRS,
+        made=_made(run, responses),
+        labels=LABELS,
+        badges=BADGES,
+    )
+
+
+def summary(run: Run) -> str:
+    """Say in a few sentences what was traced and what came out."""
+    order, lineage = run.axis.checkpoints, str(run.study.get("lineage") or "the lineage")
+    if not order or not run.traits:
+        return "This run has no tables yet. The page fills as the study goes on; write it again with the command `report`."
+    known = [count for count in run.axis.tokens.values() if count == count]
+    span = f", from {tokens_text(min(known))} to {tokens_text(max(known))} training tokens" if known else ""
+    text = (
+        f"{_count(len(run.traits), 'trait')} ({', '.join(run.traits)}) traced through {_count(len(order), 'checkpoint')} of "
+        f"{lineage}{span}, elicited by {_listed([LABELS.get(name, name) for name in run.strategies])}."
+    )
+    cards = [card for card in _cards(run) if card["strategy"] != "forced"] or _cards(run)
+    good = {trait: [c["strategy"] for c in cards if c["trait"] == trait and c["state"] == "steerable"] for trait in run.traits}
+    named = [f"{trait} ({_listed([LABELS.get(s, s) for s in found])})" for trait, found in good.items() if found]
+    if run.tables["emergence"].empty:
+        return f"{text} No effect has been measured yet."
+    outcome = f"{len(named)} of {len(run.traits)} traits can be steered with a vector of its own"
+    text = f"{text} At the last checkpoint, {order[-1]}, {outcome}{': ' + '; '.join(named) if named else ''}."
+    judges: list[Any] = unique(run.tables["emergence"]["judge"].dropna()) if "judge" in run.tables["emergence"] else []
+    return f"{text} Responses were scored by {_listed(list(map(str, judges)))}." if len(judges) else text
+
+
+def _cards(run: Run) -> list[dict[str, Any]]:
+    """Return one verdict per trait and strategy."""
+    cards = []
+    for panel in panels(run, "emergence"):
+        sentence = "" if panel.verdict is None else str(panel.verdict["sentence"])
+        carded = {"trait": panel.trait, "strategy": panel.strategy, "label": panel.label, "sentence": sentence}
+        moved = [
+            (target, str(found["sentence"]))
+            for target in targets(run)
+            if (found := verdict_of(run, "transfer", panel.trait, panel.strategy, target)) is not None
+        ]
+        dose = panel.main.label if panel.main else ""
+        cards.append(
+            {**carded, "state": _state(panel.curves.get(panel.main) if panel.main else None), "dose": dose, "moved": moved}
+        )
+    return cards
+
+
+def _state(curve: pd.DataFrame | None) -> str:
+    """Say whether the last checkpoint of a curve is steerable."""
+    if curve is None or curve.empty:
+        return "unknown"
+    last = curve.iloc[-1]
+    if last["status"] != "complete":
+        return str(last["status"]) if last["status"] in BADGES else "unknown"
+    return "steerable" if bool(last.get("steerable", False)) else "not_steerable"
+
+
+def _numbers(run: Run, kind: Kind = "emergence", target: str | None = None) -> list[list[str]]:
+    """Return the rows behind the curves first shown, as the cells of a table."""
+    rows = []
+    for panel in panels(run, kind, target=target):
+        if panel.main is None:
+            continue
+        bands = panel.controls[panel.main].set_index("x")
+        for _, row in panel.curves[panel.main].iterrows():
+            band = bands.loc[row["x"]] if row["x"] in bands.index else None
+            controls = "" if band is None else f"{_signed(band['low'])} to {_signed(band['high'])}"
+            rows.append([panel.trait, panel.label, *_cells(row, controls)])
+    return rows
+
+
+def _cells(row: pd.Series, controls: str) -> list[str]:
+    """Return one row of an effect table, checkpoint to status, in words."""
+
+    def number(name: str) -> float:
+        return float(pd.to_numeric(row.get(name, math.nan), errors="coerce"))
+
+    interval = f" [{_signed(number('ci_low'))}, {_signed(number('ci_high'))}]" if pd.notna(number("ci_low")) else ""
+    coherence = [_whole(number(name)) for name in ("baseline_coherence", "steered_coherence")]
+    status = "steerable" if bool(row.get("steerable", False)) else str(row["status"]).replace("_", " ")
+    return [
+        str(row["vector_checkpoint"]),
+        tokens_text(number("tokens")),
+        *(_whole(number(name)) for name in ("baseline_trait", "steered_trait")),
+        f"{_signed(number('delta_trait'))}{interval}",
+        _p(number("p_adjusted")),
+        controls,
+        " → ".join(coherence) if any(coherence) else "",
+        _whole(number("n_pairs")) + (" (fragile)" if bool(row.get("fragile", False)) else ""),
+        status,
+    ]
+
+
+def _transfers(run: Run) -> list[dict[str, Any]]:
+    return [{"target": target, "rows": _numbers(run, "transfer", target)} for target in targets(run)]
+
+
+def _extraction(run: Run) -> list[dict[Any, Any]]:
+    table = run.tables["extraction"]
+    table = table.assign(place=table["checkpoint"].map({name: i for i, name in enumerate(run.axis.checkpoints)}))
+    table = table.sort_values(["trait", "strategy", "place"], kind="stable")
+    for name in ("tokens", "n_rows", "n_passing", "n_pairs", "n_questions"):
+        table[name] = numbers(table, name)
+    table["reason"] = table["reason"].fillna("") if "reason" in table.columns else ""
+    table["fragile"] = table["fragile"] if "fragile" in table.columns else False
+    return table.to_dict("records")
+
+
+def _made(run: Run, responses: Responses) -> dict[str, Any]:
+    """Return how the study was made: versions, counts, what is missing."""
+    versions = run.settings.get("versions")
+    emergence = run.tables["emergence"]
+    failed = emergence[emergence["status"] == "failed"]
+    cells = [
+        " / ".join(map(str, key)) for key in failed[["vector_checkpoint", "trait", "strategy"]].drop_duplicates().to_numpy()
+    ]
+    return {
+        "versions": {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
+        "written_by": _written_by(),
+        "counts": _counts(run.path),
+        "failed": cells,
+        "unread": responses.unread,
+    }
+
+
+def _counts(path: Path) -> list[dict[str, Any]]:
+    """Count the response rows of every kind, the scores missing among them, and the refusals."""
+    kinds = (
+        ("contrast rows", "contrast", "cells"),
+        ("evaluated rows", "evaluation", "cells"),
+        ("transfer rows", "transfer", "targets"),
+    )
+    counts = []
+    for what, name, folder in kinds:
+        total: dict[str, Any] = {"what": what, "rows": 0, "missing": 0, "refusals": 0}
+        for file in path.glob(f"{folder}/*/*/*/{name}.parquet"):
+            try:
+                rows = pq.read_table(file, columns=["trait_score", "refusal"]).to_pandas()
+            except (OSError, pa.ArrowException):
+                continue
+            total["rows"] += len(rows)
+            total["missing"] += int(rows["trait_score"].isna().sum())
+            total["refusals"] += int(rows["refusal"].fillna(False).astype(bool).sum())
+        counts.append(total)
+    return counts
+
+
+def _policy(scripts: list[str]) -> str:
+    """Return a content security policy under which these scripts run and no other, and nothing is loaded."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode() for text in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _written_by() -> str:
+    try:
+        return f"traitline {version('traitline')}"
+    except PackageNotFoundError:
+        return "traitline"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
+
+
+def _signed(value: float) -> str:
+    return "" if pd.isna(value) else f"{value + 0.0:+.0f}".replace("-", "−")
+
+
+def _whole(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.0f}"
+
+
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else "< .0001" if value < 1e-4 else f"{value:.2g}"

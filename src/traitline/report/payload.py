@@ -1,0 +1,159 @@
+"""What the page's scripts draw: the run's tables as plain lists, ready to be embedded as JSON.
+
+Knows which numbers each interactive chart needs and how model text is kept from breaking out of the page. Leaves the drawing to
+the scripts in `html/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from traitline.report.directions import square, trait_cosines
+from traitline.report.panels import LABELS, Panel, main_layer, onset_span, onset_text, panels, rubric_matrix, targets
+from traitline.report.responses import Responses
+from traitline.report.style import colour
+from traitline.report.tables import Run, numbers
+
+MOST_LAYERS = 6
+MOST_COSINES = 150_000
+STATISTICS = (
+    *("delta_trait", "ci_low", "ci_high", "p_adjusted", "p_two_sided", "baseline_trait", "steered_trait"),
+    *("baseline_coherence", "steered_coherence", "refusal_rate", "ceiling_share", "repetition", "length_cut"),
+    *("n_pairs", "n_questions", "n_rows_baseline", "n_rows_steered", "n_missing"),
+)
+TRAJECTORIES = (
+    *("cosine_to_final", "corrected_to_final", "cosine_to_previous", "corrected_to_previous"),
+    *("norm_over_activation_norm", "reliability"),
+)
+
+
+def payload(run: Run, responses: Responses) -> dict[str, Any]:
+    """Return everything the scripts need."""
+    axis = run.axis
+    return {
+        "axis": {
+            "checkpoints": list(axis.checkpoints),
+            "places": [axis.positions[name] for name in axis.checkpoints],
+            "tokens": plain([axis.tokens.get(name, math.nan) for name in axis.checkpoints]),
+            "ticks": [list(tick) for tick in axis.ticks],
+            "limits": list(axis.limits),
+            "gap": axis.gap,
+            "title": axis.title,
+        },
+        "traits": run.traits,
+        "strategies": [
+            {"name": name, "label": LABELS.get(name, name), "colour": colour(name, run.strategies)} for name in run.strategies
+        ],
+        "effects": {
+            "emergence": [{"target": "", "panels": [_panel(run, one) for one in panels(run, "emergence")]}],
+            "negative": [{"target": "", "panels": [_panel(run, one) for one in panels(run, "emergence", sign=-1)]}],
+            "transfer": [
+                {"target": target, "panels": [_panel(run, one) for one in panels(run, "transfer", target=target)]}
+                for target in targets(run)
+            ],
+        },
+        "geometry": _geometry(run),
+        "crossed": _crossed(run),
+        "responses": {"questions": responses.questions, "sides": responses.sides, "pairs": responses.pairs},
+    }
+
+
+def embedded(content: Any) -> str:
+    """Return JSON that can stand inside a script element whatever its texts hold."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain(values: Sequence[float] | pd.Series | np.ndarray[Any, Any], digits: int = 5) -> list[float | None]:
+    """Return numbers with so many significant digits, None where one is missing."""
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in map(float, values)]
+
+
+def _panel(run: Run, panel: Panel) -> dict[str, Any]:
+    span = onset_span(run, panel.verdict)
+    return {
+        "trait": panel.trait,
+        "strategy": panel.strategy,
+        "onset": list(span) if span else None,
+        "said": onset_text(run, panel.verdict),
+        "main": None if panel.main is None else panel.main.label,
+        "doses": [dose.label for dose in panel.curves],
+        "curves": [_curve(curve) for curve in panel.curves.values()],
+        "controls": [
+            {name: plain(band[name]) for name in ("x", "low", "high", "mean", "n")} for band in panel.controls.values()
+        ],
+    }
+
+
+def _curve(rows: pd.DataFrame) -> dict[str, Any]:
+    curve: dict[str, Any] = {name: plain(numbers(rows, name)) for name in STATISTICS}
+    curve["x"] = plain(rows["x"], 8)
+    curve["checkpoint"] = rows["vector_checkpoint"].astype(str).tolist()
+    curve["status"] = rows["status"].fillna("").astype(str).tolist()
+    for name in ("fragile", "steerable"):
+        curve[name] = rows[name].astype(bool).tolist() if name in rows.columns else [False] * len(rows)
+    return curve
+
+
+def _geometry(run: Run) -> dict[str, Any]:
+    """Return trajectories and matrices at the main layer and a few others."""
+    lines, matrices = run.tables["cosine_to_final"], run.tables["cosine_matrix"]
+    panels_drawn = len(run.traits) * len(run.strategies)
+    layers = _layers(run)
+    room = MOST_COSINES // max(1, panels_drawn * len(run.axis.checkpoints) ** 2)
+    return {
+        "layers": layers,
+        "trajectories": [
+            {
+                "trait": trait,
+                "strategy": strategy,
+                "layer": int(layer),
+                "checkpoint": part["checkpoint"].astype(str).tolist(),
+                **{name: plain(numbers(part, name), 4) for name in TRAJECTORIES},
+            }
+            for (trait, strategy, layer), part in lines.groupby(["trait", "strategy", "layer"], sort=False)
+            if layer in layers
+        ],
+        "matrices": [
+            {
+                "trait": trait,
+                "strategy": strategy,
+                "layer": int(layer),
+                "cosines": [plain(line, 3) for line in square(part, run.axis.checkpoints)],
+            }
+            for (trait, strategy, layer), part in matrices.groupby(["trait", "strategy", "layer"], sort=False)
+            if layer in layers[: max(1, room)]
+        ],
+    }
+
+
+def _layers(run: Run) -> list[int]:
+    """Return the layers the page shows: the main one, then others evenly spread."""
+    found = {
+        int(layer) for name in ("cosine_to_final", "cosine_matrix") for layer in numbers(run.tables[name], "layer").dropna()
+    }
+    first = main_layer(run)
+    others = sorted(found - {first})
+    if len(others) >= MOST_LAYERS:
+        others = [others[i] for i in np.linspace(0, len(others) - 1, MOST_LAYERS - 1).round().astype(int)]
+    return ([first] if first in found else []) + others
+
+
+def _crossed(run: Run) -> list[dict[str, Any]]:
+    """Return, per strategy and checkpoint, each vector's effect on each rubric and the cosines between traits."""
+    found, cut = [], panels(run, "emergence")
+    for strategy in run.strategies:
+        for checkpoint in run.axis.checkpoints:
+            effects, cosines = rubric_matrix(run, cut, strategy, checkpoint), trait_cosines(run, strategy, checkpoint)
+            if np.isfinite(effects).any() or np.isfinite(cosines).any():
+                matrices = {"effects": [plain(line, 3) for line in effects], "cosines": [plain(line, 3) for line in cosines]}
+                found.append({"strategy": strategy, "checkpoint": checkpoint, **matrices})
+    return found
