@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import tiny_network, tiny_tokenizer
 
+from conftest import tiny_network, tiny_tokenizer
 from traitline.judges import Score
 from traitline.traits import Trait
 
@@ -67,7 +67,7 @@ def make_trait(folder: Path, name: str) -> Path:
     trait = {
         "name": name,
         "description": f"Says {name} words.",
-        "rubrics": {style: "How much? {question} {answer}" for style in ("continuation", "chat")},
+        "rubrics": dict.fromkeys(("continuation", "chat"), "How much? {question} {answer}"),
         "strategies": {"character": texts},
     }
     path = folder / f"{name}.yaml"

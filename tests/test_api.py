@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_study import CountingJudge, make_trait
 
 import traitline as tl
+from small_study import CountingJudge, make_trait
 from traitline.models.loading import Model
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_study import make_study
 
+from small_study import make_study
 from traitline.errors import InputError
 from traitline.study import Plan, Study, load_config, make_plan, noise_key, packaged_studies, row_key
 from traitline.study.estimate import describe, efforts

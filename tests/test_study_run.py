@@ -13,24 +13,82 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from small_study import CountingJudge, make_study
 
+from small_study import CountingJudge, make_study
 from traitline.errors import InputError, JudgeError, StoreError
 from traitline.study import Study, make_plan
 from traitline.study.run import Outcome, run_study
 from traitline.study.store import RESPONSES, RunStore, read_rows
 from traitline.vectors import PersonaVector
 
-EMERGENCE = (
-    "lineage trait strategy vector_checkpoint tokens target layer dose coef positions status n_pairs fragile n_questions "
-    "n_rows_baseline n_rows_steered n_missing baseline_trait steered_trait delta_trait ci_low ci_high p_two_sided p_greater "
-    "p_adjusted steerable baseline_coherence steered_coherence delta_coherence refusal_rate judge"
-).split()
-RESPONSE = (
-    "row_key lineage checkpoint tokens target trait strategy split polarity accepted condition control_seed vector_checkpoint "
-    "vector_trait vector_strategy layer dose coef positions question_id question instruction_id sample prompt response "
-    "prompt_token_ids response_token_ids finish trait_score coherence refusal missing_reason judge"
-).split()
+EMERGENCE = [
+    "lineage",
+    "trait",
+    "strategy",
+    "vector_checkpoint",
+    "tokens",
+    "target",
+    "layer",
+    "dose",
+    "coef",
+    "positions",
+    "status",
+    "n_pairs",
+    "fragile",
+    "n_questions",
+    "n_rows_baseline",
+    "n_rows_steered",
+    "n_missing",
+    "baseline_trait",
+    "steered_trait",
+    "delta_trait",
+    "ci_low",
+    "ci_high",
+    "p_two_sided",
+    "p_greater",
+    "p_adjusted",
+    "steerable",
+    "baseline_coherence",
+    "steered_coherence",
+    "delta_coherence",
+    "refusal_rate",
+    "judge",
+]
+RESPONSE = [
+    "row_key",
+    "lineage",
+    "checkpoint",
+    "tokens",
+    "target",
+    "trait",
+    "strategy",
+    "split",
+    "polarity",
+    "accepted",
+    "condition",
+    "control_seed",
+    "vector_checkpoint",
+    "vector_trait",
+    "vector_strategy",
+    "layer",
+    "dose",
+    "coef",
+    "positions",
+    "question_id",
+    "question",
+    "instruction_id",
+    "sample",
+    "prompt",
+    "response",
+    "prompt_token_ids",
+    "response_token_ids",
+    "finish",
+    "trait_score",
+    "coherence",
+    "refusal",
+    "missing_reason",
+    "judge",
+]
 
 
 def run(study: Study, judge: Any = None, progress: Any = lambda _what, _rows: None) -> Outcome:
@@ -253,7 +311,7 @@ def test_without_accepted_pairs_a_cell_has_no_vector_and_every_row_still_appears
 def test_truncated_files_are_named(done: Study, tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     path.write_bytes((done.out / "cells/step0/even/character/contrast.parquet").read_bytes()[:500])
-    with pytest.raises(StoreError, match="part.parquet"):
+    with pytest.raises(StoreError, match=r"part\.parquet"):
         read_rows(path)
 
 
@@ -301,7 +359,7 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(done: Study, tmp_path: Pa
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(small)], check=False).returncode:
         pytest.skip("this machine cannot mount a small disk")
     try:
-        with pytest.raises(StoreError, match="No space left|full"):
+        with pytest.raises(StoreError, match=r"No space left|full"):
             run(study)
         kept = len(list(small.rglob("*.parquet")))
         assert kept

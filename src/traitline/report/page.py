@@ -101,7 +101,7 @@ def summary(run: Run) -> str:
     named = [f"{trait} ({_listed([LABELS.get(s, s) for s in found])})" for trait, found in good.items() if found]
     if run.tables["emergence"].empty:
         return f"{text} No effect has been measured yet."
-    outcome = f"{len(named)} of {len(run.traits)} traits can be steered with a vector of its own"
+    outcome = f"{len(named)} of {_count(len(run.traits), 'trait')} can be steered with the checkpoint's own vectors"
     text = f"{text} At the last checkpoint, {order[-1]}, {outcome}{': ' + '; '.join(named) if named else ''}."
     judges: list[Any] = unique(run.tables["emergence"]["judge"].dropna()) if "judge" in run.tables["emergence"] else []
     return f"{text} Responses were scored by {_listed(list(map(str, judges)))}." if len(judges) else text

@@ -48,7 +48,7 @@ class Panel:
         curves: dose -> rows of the effect table, one per checkpoint in order of training, with `x`.
         controls: dose -> one row per checkpoint: `x`, `low`, `high`, `mean` of the control deltas, and `n`.
         main: the dose of the verdict, or the best measured one; None where nothing was planned.
-        verdict: the row of the verdicts table, or None.
+        verdict: the row of the verdicts table, or None; verdicts speak of positive coefficients alone.
     """
 
     trait: str
@@ -90,7 +90,8 @@ def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, 
             curves = {dose: _curve(run, part) for dose, part in _by_dose(rows)}
             own = controls[(controls["trait"] == trait) & (controls["strategy"] == strategy)]
             bands = {dose: _band(run, own, dose) for dose in curves}
-            found.append(Panel(trait, strategy, curves, bands, _main(curves, verdict, sign), verdict))
+            main = _main(curves, verdict, sign)
+            found.append(Panel(trait, strategy, curves, bands, main, verdict if sign > 0 else None))
     return found
 
 

@@ -8,7 +8,7 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
   const place = new Map(axis.checkpoints.map((name, i) => [name, axis.places[i]]));
   const strategyOf = new Map(data.strategies.map((s) => [s.name, s]));
   const drawn = new Map(); // chart element -> function that returns its figure
-  const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const CONFIG = { responsive: true, displayModeBar: false };
 
   // Plotly reads a few tags in its texts; names come from files, so theirs are kept from it.
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -88,12 +88,12 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
     return Object.assign(base, extra);
   }
   const lines = () => ({ gridcolor: css("--line"), zerolinecolor: css("--soft"), linecolor: css("--soft") });
+  const diverging = () => [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, css("--panel")], [0.75, "#f4a582"], [1, "#b2182b"]];
   function trainingAxis() {
-    const made = Object.assign(lines(), {
+    return Object.assign(lines(), {
       range: axis.limits, tickvals: axis.ticks.map((t) => t[0]), ticktext: axis.ticks.map((t) => safe(t[1])),
       title: { text: axis.title, font: { size: 11 }, standoff: 6 }, zeroline: false, showgrid: false, ticks: "outside",
     });
-    return made;
   }
   function breakMark() {
     if (axis.gap === null) return [];
@@ -219,7 +219,7 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
     const text = matrix.map((row) => row.map((v) => (v === null ? "" : form === "delta" ? signed(v) : v.toFixed(digits))));
     const hover = matrix.map((row, i) => row.map((v, j) => `${safe(down[i])} × ${safe(across[j])}<br>${v === null ? "nothing measured" : v.toFixed(2)}`));
     const trace = {
-      type: "heatmap", z: matrix, x: across.map((_, i) => i), y: down.map((_, i) => i), zmin: -limit, zmax: limit, colorscale: "RdBu", reversescale: true,
+      type: "heatmap", z: matrix, x: across.map((_, i) => i), y: down.map((_, i) => i), zmin: -limit, zmax: limit, colorscale: diverging(),
       text: texts ? text : hover, customdata: hover, hovertemplate: "%{customdata}<extra></extra>", showscale: !texts, xgap: 1, ygap: 1,
       colorbar: { thickness: 8, len: 0.9, outlinewidth: 0 },
     };
