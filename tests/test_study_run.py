@@ -17,6 +17,7 @@ import pytest
 from small_study import CountingJudge, make_study
 from traitline.errors import InputError, JudgeError, StoreError
 from traitline.study import Study, make_plan
+from traitline.study.plan import Identity, row_key
 from traitline.study.run import Outcome, run_study
 from traitline.study.store import RESPONSES, RunStore, read_rows
 from traitline.vectors import PersonaVector
@@ -163,6 +164,15 @@ def test_at_the_last_checkpoint_the_forced_vector_is_the_elicited_one(done: Stud
     early = PersonaVector.load(done.out / "cells/step0/even/forced/vector.safetensors")
     assert early.provenance.checkpoint == "step0"
     assert early.provenance.n_pairs == elicited.provenance.n_pairs
+
+
+def test_a_row_read_by_force_has_the_key_of_its_own_identity(done: Study) -> None:
+    names = [name for name in Identity.__slots__ if name in RESPONSES.names]
+    for name in ("character", "forced"):
+        rows = read_rows(done.out / f"cells/step0/even/{name}/contrast.parquet").astype(object)
+        for row in rows[[*names, "row_key"]].head(4).to_dict("records"):
+            identity = Identity(**{n: None if pd.isna(row[n]) else row[n] for n in names})
+            assert row_key(identity) == row["row_key"]
 
 
 def test_provenance_is_complete(done: Study) -> None:

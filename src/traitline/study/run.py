@@ -26,7 +26,7 @@ from traitline.models import Calibration, Intervention, Model, calibrate, encode
 from traitline.study.config import FORCED, Sampling
 from traitline.study.elicit import generate_table, score_table
 from traitline.study.estimate import counted
-from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
+from traitline.study.plan import CONTROL_KINDS, Cell, Identity, Network, Plan, PlannedRow, batches, derived_seed, row_key
 from traitline.study.store import RunStore, read_rows
 from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.dose import Steer
@@ -34,6 +34,19 @@ from traitline.vectors.estimators import accepted
 from traitline.vectors.extract import ControlSeeds, extract_arrays
 from traitline.vectors.vector import Floats, PersonaVector, Provenance, load_arrays, save_arrays
 
+CONTRAST_IDENTITY = [
+    "lineage",
+    "checkpoint",
+    "target",
+    "trait",
+    "strategy",
+    "split",
+    "condition",
+    "question_id",
+    "sample",
+    "polarity",
+    "instruction_id",
+]
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many rows of the plan were settled by it."""
 
@@ -193,8 +206,9 @@ class _Run:
         """Return the accepted rows of the last checkpoint, to be read by this one."""
         rows = read_rows(self.store.contrast(self._source(cell)))
         rows = rows[rows["accepted"]].reset_index(drop=True)
-        keys = [f"{FORCED}-{network.name}-{key}" for key in rows["row_key"]]
-        return rows.assign(row_key=keys, checkpoint=network.name, tokens=network.tokens, target=network.name, strategy=FORCED)
+        rows = rows.assign(checkpoint=network.name, tokens=network.tokens, target=network.name, strategy=FORCED)
+        named = rows[CONTRAST_IDENTITY].to_dict("records")
+        return rows.assign(row_key=[row_key(Identity(**{str(name): row[name] for name in row})) for row in named])
 
     def _extract(self, network: Network, model: Model, cell: Cell, rows: pd.DataFrame, calibration: Calibration) -> None:
         counts = self.config.controls
