@@ -25,8 +25,15 @@ HOSTILE = (
 MAIN = (2, 0.5)
 
 
-def make_run(path: Path, *, questions: int = 20, seed: int = 0) -> Path:
-    """Fill a run directory as a finished study leaves it."""
+def make_run(
+    path: Path,
+    *,
+    questions: int = 20,
+    traits: tuple[str, ...] = TRAITS,
+    strategies: tuple[str, ...] = STRATEGIES,
+    seed: int = 0,
+) -> Path:
+    """Fill a run directory as a finished study of these traits and strategies leaves it."""
     rng = np.random.default_rng(seed)
     (path / "tables").mkdir(parents=True)
     settings = {
@@ -35,8 +42,8 @@ def make_run(path: Path, *, questions: int = 20, seed: int = 0) -> Path:
         "study": {
             "name": "nano",
             "lineage": "nano",
-            "traits": list(TRAITS),
-            "strategies": list(STRATEGIES),
+            "traits": list(traits),
+            "strategies": list(strategies),
             "judge": "nano",
             "seed": 17,
             "evaluate": {"layers": [2], "coefs": list(COEFS), "dose": "norm"},
@@ -59,17 +66,26 @@ def make_run(path: Path, *, questions: int = 20, seed: int = 0) -> Path:
         "cosine_to_final": pd.DataFrame(_cosine_to_final(rng)),
         "cosine_cross_trait": pd.DataFrame(_cross_trait(rng)),
     }.items():
+        for column, kept in (
+            ("trait", traits),
+            ("trait_a", traits),
+            ("trait_b", traits),
+            ("rubric", traits),
+            ("strategy", strategies),
+        ):
+            if column in table.columns:
+                table = table[table[column].isin(kept)]
         table.to_csv(path / "tables" / f"{name}.csv", index=False)
     for checkpoint in CHECKPOINTS[4:]:
-        for trait in TRAITS:
-            for strategy in STRATEGIES[:2]:
+        for trait in traits:
+            for strategy in strategies[:2]:
                 folder = path / "cells" / checkpoint / trait / strategy
                 folder.mkdir(parents=True)
                 rows = _responses(checkpoint, checkpoint, trait, strategy, questions, rng)
                 pd.DataFrame(rows).to_parquet(folder / "evaluation.parquet")
-    folder = path / "targets" / "nano-chat" / TRAITS[0] / STRATEGIES[0]
+    folder = path / "targets" / "nano-chat" / traits[0] / strategies[0]
     folder.mkdir(parents=True)
-    rows = _responses("nano-chat", "step976", TRAITS[0], STRATEGIES[0], questions, rng)
+    rows = _responses("nano-chat", "step976", traits[0], strategies[0], questions, rng)
     pd.DataFrame(rows).to_parquet(folder / "transfer.parquet")
     return path
 

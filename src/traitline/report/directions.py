@@ -34,6 +34,7 @@ def trajectories(run: Run) -> Figure | None:
         for row, (label, name) in enumerate(rows):
             axes = grid[row][column]
             _draw_cosines(axes, run, table[table["trait"] == trait], label)
+            axes.set_ylim(_lowest(table, label), 1.15)
             draw_training_axis(axes, run.axis, labelled=row == 1)
             if column == 0:
                 axes.set_ylabel(name)
@@ -147,7 +148,12 @@ def _draw_cosines(axes: Axes, run: Run, rows: pd.DataFrame, label: str) -> None:
         for column, line, marker in ((f"cosine_to_{label}", "-", "o"), (f"corrected_to_{label}", "--", "")):
             drawn = part.assign(value=numbers(part, column)).dropna(subset=["value"])
             axes.plot(drawn["x"], drawn["value"], line, marker=marker, color=colour(strategy), linewidth=1.3, markersize=3)
-    axes.set_ylim(-0.35, 1.15)
+
+
+def _lowest(rows: pd.DataFrame, label: str) -> float:
+    """Return where the axis of the cosines begins."""
+    values = [numbers(rows, name).min() for name in (f"cosine_to_{label}", f"corrected_to_{label}")]
+    return min([-0.35, *(float(value) - 0.05 for value in values if pd.notna(value))])
 
 
 def _strategies(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -195,9 +201,13 @@ def _matrix(axes: Axes, matrix: NDArray[np.float64], names: Sequence[str], limit
         axes.text(
             j,
             i,
-            form.format(round(matrix[i, j], 2) + 0.0).replace("-0.00", "0.00"),
+            _signless_zero(form.format(matrix[i, j])),
             ha="center",
             va="center",
             fontsize=8,
             color="white" if pale else INK,
         )
+
+
+def _signless_zero(text: str) -> str:
+    return text if float(text) else text.lstrip("+-")

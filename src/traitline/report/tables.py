@@ -110,15 +110,6 @@ class Run:
         found = self._ordered("strategy", self._listed("strategies"))
         return sorted(found, key=lambda name: LAST_STRATEGIES.index(name) if name in LAST_STRATEGIES else -1)
 
-    @cached_property
-    def layers(self) -> list[int]:
-        """The layers at which something was steered, those of the verdicts first."""
-        found = [
-            *numbers(self.tables["verdicts"], "layer").dropna(),
-            *numbers(self.tables["emergence"], "layer").dropna(),
-        ]
-        return list(dict.fromkeys(int(layer) for layer in found))
-
     def _listed(self, key: str) -> list[str]:
         value = self.study.get(key)
         return [str(item) for item in value] if isinstance(value, list) else []

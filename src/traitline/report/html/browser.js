@@ -18,7 +18,7 @@
     return made;
   }
 
-  function filter(label, key, order) {
+  function filter(label, key, order, start) {
     const values = [...new Set(pairs.map((pair) => pair[columns[key]]))];
     values.sort((a, b) => (order ? order.indexOf(a) - order.indexOf(b) : a < b ? -1 : 1));
     if (values.length < 2) return;
@@ -29,6 +29,7 @@
       option.value = String(value);
       select.append(option);
     }
+    if (values.includes(start)) { select.value = start; wanted[key] = start; }
     select.addEventListener("change", () => { wanted[key] = select.value; page = 0; render(); });
     wrapped.append(select);
     controls.append(wrapped);
@@ -42,9 +43,9 @@
   filter("evaluation", "kind");
   filter("trait", "trait", traitlineData.traits);
   filter("strategy", "strategy", traitlineData.strategies.map((s) => s.name));
-  filter("vector's checkpoint", "vector", traitlineData.axis.checkpoints);
+  filter("vector's checkpoint", "vector", traitlineData.axis.checkpoints, traitlineData.axis.checkpoints.at(-1));
   filter("steered network", "target");
-  filter("condition", "condition");
+  filter("condition", "condition", null, "steered");
   filter("coefficient", "coef");
   const search = element("label", "", "words in question or response");
   const input = document.createElement("input");

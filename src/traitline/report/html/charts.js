@@ -88,7 +88,7 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
     return Object.assign(base, extra);
   }
   const lines = () => ({ gridcolor: css("--line"), zerolinecolor: css("--soft"), linecolor: css("--soft") });
-  const diverging = () => [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, css("--panel")], [0.75, "#f4a582"], [1, "#b2182b"]];
+  const diverging = () => [[0, "#2166ac"], [0.5, css("--panel")], [1, "#b2182b"]];
   function trainingAxis() {
     return Object.assign(lines(), {
       range: axis.limits, tickvals: axis.ticks.map((t) => t[0]), ticktext: axis.ticks.map((t) => safe(t[1])),
@@ -211,7 +211,7 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
     const traces = rows.flatMap((row) => norms ? [line(row, "norm_over_activation_norm", "solid", "lines+markers")] : [
       line(row, "cosine_to_final", "solid", "lines+markers"), line(row, "corrected_to_final", "dash", "lines"), line(row, "cosine_to_previous", "dot", "lines"),
     ]);
-    const yaxis = Object.assign(lines(), norms ? { rangemode: "tozero" } : { range: [-0.5, 1.15] });
+    const yaxis = Object.assign(lines(), norms ? { rangemode: "tozero" } : { range: [Math.min(-0.35, ...rows.flatMap((r) => [...r.cosine_to_final, ...r.corrected_to_final, ...r.cosine_to_previous]).map((v) => (v === null ? 0 : v - 0.05))), 1.15] });
     return { traces, layout: layoutOf({ xaxis: trainingAxis(), yaxis, annotations: breakMark() }) };
   }
 
@@ -234,7 +234,9 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
   }
 
   function geometrySection(section, kind) {
-    const all = kind === "matrices" ? data.geometry.matrices : data.geometry.trajectories;
+    const order = data.strategies.map((s) => s.name);
+    const unsorted = kind === "matrices" ? data.geometry.matrices : data.geometry.trajectories;
+    const all = unsorted.toSorted((a, b) => order.indexOf(a.strategy) - order.indexOf(b.strategy));
     const layers = data.geometry.layers.filter((layer) => all.some((row) => row.layer === layer));
     if (!layers.length) return;
     const render = (layer) => {
