@@ -136,3 +136,12 @@ def test_packaged_studies_can_be_planned_offline(name: str) -> None:
     described = Study.from_yaml(name).plan()
     assert described["total"]["rows"] > 0
     assert all(one["smallest_p_adjusted"] < 0.05 for one in described["power"])
+
+
+def test_a_lineage_that_was_moved_is_the_same_plan(tmp_path: Path) -> None:
+    plans = []
+    for name in ("here", "there"):
+        config = load_config(make_study(tmp_path / name))
+        plans.append(make_plan(config))
+    moved = [replace(plan, config=plans[0].config).digest for plan in plans]
+    assert moved[0] == moved[1]

@@ -156,7 +156,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """Hash of everything that decides the results: configuration, revisions and the traits' texts."""
-        nodes = [[n.name, n.source, n.revision] for n in (*self.checkpoints, *self.targets)]
+        nodes = [[n.name, _place(n), n.revision] for n in (*self.checkpoints, *self.targets)]
         traits = {name: trait.digest for name, trait in self.traits.items()}
         return _hash([self.config.model_dump(mode="json"), nodes, traits], 16).hex()
 
@@ -300,6 +300,11 @@ def make_plan(config: StudyConfig) -> Plan:
                 if not trait.questions(name, split):
                     raise InputError(f"trait {trait.name!r} has no {split!r} questions for strategy {name!r}; add some")
     return Plan(config, lineage, checkpoints, targets, traits)
+
+
+def _place(network: Network) -> str:
+    """Return what tells where a network lies wherever the folder of its lineage was moved to."""
+    return network.source if network.revision else "/".join(Path(network.source).parts[-2:])
 
 
 def _folder(lineage: Lineage) -> dict[str, Path]:
