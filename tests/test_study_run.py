@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,6 +22,7 @@ from traitline.study.plan import Identity, row_key
 from traitline.study.run import Outcome, run_study
 from traitline.study.store import RESPONSES, RunStore, read_rows
 from traitline.vectors import PersonaVector
+from traitline.vectors.vector import load_arrays
 
 EMERGENCE = [
     "lineage",
@@ -143,6 +145,16 @@ def test_tables_hold_the_contract(done: Study) -> None:
     assert set(controls["condition"]) == {"random", "shuffled"}
     assert (emergence["target"] == emergence["vector_checkpoint"]).all()
     assert set(transfer["target"]) == {"step20"}
+
+
+def test_controls_say_what_they_share_with_the_vector(done: Study) -> None:
+    controls = pd.read_csv(done.out / "tables/controls.csv")
+    drawn = controls[controls["status"] == "complete"]
+    row = drawn[drawn["control_kind"] == "isotropic"].iloc[0]
+    arrays, _ = load_arrays(done.out / f"cells/{row.vector_checkpoint}/{row.trait}/{row.strategy}/vector.safetensors")
+    a, b = arrays["response_avg"][row.layer], arrays[f"isotropic_{row.control_seed}"][row.layer]
+    assert row.cosine_to_vector == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
+    assert controls.loc[controls["status"] == "no_vector", "cosine_to_vector"].isna().all()
 
 
 def test_a_delta_is_the_mean_over_questions_of_steered_minus_baseline(done: Study) -> None:

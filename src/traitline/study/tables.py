@@ -30,6 +30,7 @@ def write_tables(plan: Plan, store: RunStore) -> None:
     found = _Found(plan, store)
     rows = found.rows(store.evaluation, plan.checkpoints)
     controls = effects.effect_table(found.planned_controls(), rows, seed=plan.config.seed)
+    controls["cosine_to_vector"] = found.control_cosines(controls)
     table = effects.effect_table(found.planned(plan.checkpoints), rows, seed=plan.config.seed)
     table["ceiling_share"] = _ceiling_share(table, found)
     table["steerable"] = _steerable(plan, table, controls)
@@ -98,6 +99,16 @@ class _Found:
                 condition = "shuffled" if kind == "shuffled" else "random"
                 for dose in (d for d in self._doses() if d["coef"] > 0):
                     yield {**who, **dose, "condition": condition, "control_seed": seed, "control_kind": kind}
+
+    def control_cosines(self, controls: pd.DataFrame) -> list[float]:
+        """Return the cosine of each control to the vector it is a control of, at its layer: how much of it is left."""
+        cosines = []
+        for row in controls.itertuples():
+            arrays = self.arrays.get(Cell(str(row.vector_checkpoint), str(row.trait), str(row.strategy)), {})
+            control = arrays.get(f"{row.control_kind}_{row.control_seed}")
+            pair = None if control is None else geometry.cosines(arrays["response_avg"], control)
+            cosines.append(float("nan") if pair is None else float(pair[int(str(row.layer))]))
+        return cosines
 
     def _doses(self) -> list[dict[str, Any]]:
         e = self.plan.config.evaluate
