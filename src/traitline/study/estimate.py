@@ -13,8 +13,9 @@ from traitline.analysis.significance import minimum_detectable_effect, smallest_
 from traitline.study.config import FORCED
 from traitline.study.plan import Cell, Network, Plan
 
-PROMPT_BYTES = 400
-"""Disk bytes of one response row beside its tokens, measured on nano: compressed columns of text and identity."""
+ROW_BYTES, TOKEN_BYTES = 60, 4
+"""Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
+bytes a token (its text and its id, compressed) is an assumption for ordinary text, so the sum is rather high than low."""
 TYPICAL_SD = 25.0
 """Standard deviation over questions of a delta, in points, where none was measured yet."""
 
@@ -84,7 +85,7 @@ def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effor
         tokens=rows * length,
         judge_calls=calls,
         download_bytes=fetched,
-        disk_bytes=rows * (PROMPT_BYTES + 4 * length),
+        disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length),
         gpu_seconds=0.0 if on_nano else None,
         money=0.0 if plan.config.judge == "nano" else None,
     )
