@@ -45,6 +45,8 @@ ROW_COLUMNS = [
 ]
 SERIES_KEY = [*BASELINE_KEY, "layer", "dose", "coef", "positions", *CONDITION_KEY]
 CONTROL_KEY = ["trait", "strategy", "target", "layer", "dose", "coef"]
+SMALLEST_CEILING = 5.0
+"""Points that the positive instruction must achieve before a delta is given as a share of it."""
 
 
 def effect_table(
@@ -87,13 +89,23 @@ def effect_table(
         table[part.columns] = part.reindex(table.index)
     complete = table["status"] == "complete"
     table[COUNTS] = table[COUNTS].astype("Int64").where(~complete, table[COUNTS].fillna(0).astype("Int64"))
-    family = [table[name] for name in ("lineage", "trait", "strategy")] + [table["condition"] == "steered"]
-    if families is not None:
-        family.append(families.reset_index(drop=True))
-    table["p_adjusted"] = table.groupby(family, dropna=False)["p_greater"].transform(holm)
+    table["p_adjusted"] = adjusted(table, None if families is None else families.reset_index(drop=True))
     table["steerable"] = pd.array([pd.NA] * len(table), dtype="boolean")
     table["ceiling_share"] = np.nan
     return table[TABLE_COLUMNS].set_index(planned.index)
+
+
+def adjusted(table: pd.DataFrame, families: pd.Series | None = None) -> pd.Series:
+    """Return Holm's p over the rows of one lineage, trait, strategy and family of targets, controls apart.
+
+    Args:
+        table: an effect table.
+        families: target family of each row; without it, all targets are one family.
+    """
+    family = [table[name] for name in ("lineage", "trait", "strategy")] + [table["condition"] == "steered"]
+    if families is not None:
+        family.append(families)
+    return table.groupby(family, dropna=False)["p_greater"].transform(holm)
 
 
 def degeneration(text: str) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from traitline.errors import InputError
 from traitline.published.release import Release
 
 TEXTS = ("question", "prompt", "answer")
@@ -96,6 +97,24 @@ class Shelf:
         """Return the answers of the further samples beside a file, which the release calls `..._extended.csv`."""
         path = Path(listed)
         return self.answers(str(path.with_name(f"{path.stem}{EXTENDED}{path.suffix}")), traits)
+
+    def once(self, listed: str, traits: Sequence[str], repeat: str) -> pd.DataFrame:
+        """Return the rows of a side, each once, whatever of a file and its extension was counted.
+
+        Args:
+            listed: path of the file.
+            traits: names that the judge's column may have.
+            repeat: how often each was counted, the file and after a plus its extension: `1`, `1+2`.
+
+        Raises:
+            InputError: a file that was counted is not there any more.
+        """
+        times = [*map(int, repeat.split("+")), 0]
+        found = [read(listed, traits) for read, n in zip((self.answers, self.extended), times, strict=False) if n]
+        parts = [(one, 1) for one in found if one is not None]
+        if len(parts) < len(found):
+            raise InputError(f"the answers {listed!r} cannot be read again; was the release changed while it was read?")
+        return repeated(parts)
 
     def locate(self, listed: str) -> Path:
         """Return the file at a path as listed, wherever its authors kept the release; never one outside it."""

@@ -39,7 +39,7 @@ COLUMNS = [
     *COUNTS,
     *("status", "reason"),
     *(f"honest_{name}" for name in STATISTICS),
-    *("honest_n_rows_steered", "repeat", "bonferroni_tests"),
+    *("honest_n_rows_steered", "repeat", "baseline_repeat", "bonferroni_tests"),
     *("published_baseline_trait", "recomputed_baseline_trait", "published_steered_trait", "recomputed_steered_trait"),
     *("published_n_rows_baseline", "published_n_rows_steered"),
     *("judge_traits", "baseline_file", "steered_file", "file"),
@@ -273,12 +273,10 @@ def _share_overwritten(rows: Sequence[Row]) -> None:
     key = {id(row): (row.who["model"], row.baseline_file, row.published["baseline_trait"]) for row in rows}
     proven = {key[id(row)] for row in rows if row.status == "baseline_overwritten"}
     for row in rows:
-        if row.status == "differs" and row.found is not None and key[id(row)] in proven:
-            if not _agrees(row, row.found, ["baseline_trait"]):
-                row.status, row.reason = (
-                    "baseline_overwritten",
-                    f"{row.reason}; other rows show that this baseline was replaced",
-                )
+        unlike = row.status == "differs" and row.found is not None and not _agrees(row, row.found, ["baseline_trait"])
+        if unlike and key[id(row)] in proven:
+            row.status = "baseline_overwritten"
+            row.reason += "; other rows show that this baseline was replaced"
 
 
 def _correct(rows: Sequence[Row]) -> None:
@@ -321,7 +319,8 @@ def _record(row: Row) -> dict[str, Any]:
     if row.found is not None and row.honest is not None:
         record |= {name: getattr(row.found, name) for name in COUNTS}
         record["honest_n_rows_steered"] = row.honest.n_rows_steered
-        record["repeat"] = f"{row.found.way[0]}+{row.found.way[1]}" if row.found.way[1] else str(row.found.way[0])
+        for name, way in (("repeat", row.found.way), ("baseline_repeat", row.found.baseline_way)):
+            record[name] = f"{way[0]}+{way[1]}" if way[1] else str(way[0])
     record |= {"status": row.status, "reason": row.reason, "bonferroni_tests": row.tests}
     files = {"baseline_file": row.baseline_file, "steered_file": row.steered_file, "file": row.file}
     return record | files | {"judge_traits": "|".join(row.judge_traits)}

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from traitline.analysis import effects, emergence, geometry, transfer
+from traitline.analysis import effects, emergence, geometry
 from traitline.analysis.controls import control_means
+from traitline.analysis.verdicts import verdict_table
 from traitline.files import write_whole
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan
 from traitline.study.store import RunStore, read_rows
 from traitline.vectors.estimators import passing
 from traitline.vectors.vector import Floats, Provenance, load_arrays
-
-SMALLEST_CEILING = 5.0
-"""Points that the positive instruction must achieve before a delta is given as a share of it."""
 
 
 def write_tables(plan: Plan, store: RunStore) -> None:
@@ -191,31 +189,8 @@ def _verdicts(
     plan: Plan, table: pd.DataFrame, moved: pd.DataFrame, controls: pd.DataFrame, tuned: pd.DataFrame
 ) -> pd.DataFrame:
     """Return one verdict per trait and strategy, and per transfer target, at the dose chosen on the `tune` questions."""
-    total = plan.last.tokens
     options: dict[str, Any] = {"controls": controls, "thresholds": _thresholds(plan)}
-    parts = [("emergence", emergence.verdicts(_chosen(table, tuned), plan.order, total, **options))]
-    if len(moved):
-        parts.append(("transfer", transfer.verdicts(_chosen(moved, tuned), plan.order, total, **options)))
-    names = {
-        "verdict": "sentence",
-        "last_failing": "onset_after",
-        "first_passing": "onset_by",
-        "tokens_last_failing": "tokens_after",
-        "tokens_first_passing": "tokens_by",
-    }
-    verdicts = pd.concat([part.rename(columns=names).assign(kind=kind) for kind, part in parts], ignore_index=True)
-    verdicts = verdicts.merge(tuned[["trait", "strategy", "layer", "coef"]], on=["trait", "strategy"], how="left")
-    verdicts["target"] = verdicts.get("target")
-    first = ["kind", "trait", "strategy", "target", "layer", "coef", "sentence"]
-    return verdicts[[*first, *(name for name in verdicts.columns if name not in first)]]
-
-
-def _chosen(table: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
-    """Return a table's rows at the chosen doses; of a trait and strategy without a choice, all rows."""
-    keys = ["trait", "strategy"]
-    marked = table.merge(tuned[[*keys, "layer", "coef"]], on=keys, how="left", suffixes=("", "_chosen"))
-    fits = marked["layer"].eq(marked["layer_chosen"]) & marked["coef"].eq(marked["coef_chosen"])
-    return table[(fits | marked["layer_chosen"].isna()).to_numpy()]
+    return verdict_table(table, moved, tuned, plan.order, plan.last.tokens, **options)
 
 
 def _ceiling_share(table: pd.DataFrame, found: _Found) -> pd.Series:
@@ -229,7 +204,7 @@ def _ceiling_share(table: pd.DataFrame, found: _Found) -> pd.Series:
             told[cell.network, cell.trait, cell.strategy] = float(positive.mean())
     keys = zip(table["vector_checkpoint"], table["trait"], table["strategy"], strict=True)
     gain = pd.Series([told.get(key, np.nan) for key in keys], index=table.index) - table["baseline_trait"]
-    return table["delta_trait"] / gain.where(gain > SMALLEST_CEILING)
+    return table["delta_trait"] / gain.where(gain > effects.SMALLEST_CEILING)
 
 
 def _other_rubrics(plan: Plan, found: _Found, rows: pd.DataFrame) -> pd.DataFrame:
