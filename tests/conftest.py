@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def published() -> Path:
     if not path.is_dir():
         pytest.skip("the published release does not lie beside the checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def published_release(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's release, unpacked once."""
+    folder = tmp_path_factory.mktemp("published")
+    with tarfile.open(published / "release-olmo3.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

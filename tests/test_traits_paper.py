@@ -78,6 +78,23 @@ def test_a_path_relative_to_the_folder_finds_the_namesake(tmp_path: Path, monkey
     assert set(load_paper_trait(Path("false.json")).texts("instruction").questions) == {"elicit", "evaluate"}
 
 
+def test_pooled_questions_evaluate_the_strategies_beside_them(tmp_path: Path) -> None:
+    for word in ("character", "dialogue"):
+        write(tmp_path / "trait_data_extract" / f"false_{word}_plain.json")
+    pooled = tmp_path / "trait_data_eval" / "false_combined.json"
+    write(pooled, instruction=[], questions=LATER)
+    trait = load_paper_trait(pooled)
+    assert trait.name == "false"
+    assert set(trait.strategies) == {"character", "dialogue"}
+    assert trait.texts("dialogue").questions == {"elicit": tuple(PAPER["questions"]), "evaluate": tuple(LATER)}
+
+
+def test_pooled_questions_with_nothing_beside_them_are_an_input_error(tmp_path: Path) -> None:
+    pooled = write(tmp_path / "trait_data_eval" / "false_combined.json", instruction=[], questions=LATER)
+    with pytest.raises(InputError, match="no pairs"):
+        load_paper_trait(pooled)
+
+
 def test_questions_for_evaluation_never_become_questions_to_elicit_with(tmp_path: Path) -> None:
     trait = load_paper_trait(write(tmp_path / "trait_data_eval" / "false.json", questions=LATER))
     assert trait.texts("instruction").questions == {"evaluate": tuple(LATER)}
@@ -156,6 +173,9 @@ def test_the_published_files_load_with_disjoint_questions(release: Path, file: s
 
 
 @pytest.mark.published
-def test_the_published_set_of_pooled_questions_has_no_contrasts(release: Path) -> None:
-    with pytest.raises(InputError, match="no pairs"):
-        load_trait(release / "trait_data_eval" / "evil_combined.json")
+def test_the_published_set_of_pooled_questions_evaluates_every_strategy(release: Path) -> None:
+    trait = load_trait(release / "trait_data_eval" / "evil_combined.json")
+    assert set(trait.strategies) == {"character", "dialogue", "story"}
+    for strategy in trait.strategies:
+        questions = trait.texts(strategy).questions
+        assert {split: len(found) for split, found in questions.items()} == {"elicit": 20, "evaluate": 20}

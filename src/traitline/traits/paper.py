@@ -19,6 +19,7 @@ from traitline.traits.strategies import STRATEGIES
 from traitline.traits.trait import Contrast, Split, StrategyTexts, Text, Trait
 
 FOLDERS: dict[str, Split] = {"trait_data_extract": "elicit", "trait_data_eval": "evaluate"}
+POOLED = "combined"
 SUFFIXES = {"character": "character", "dialogue": "dialogue", "stories": "story", "story": "story"}
 _NAME = re.compile(rf"(?P<trait>.+?)(?:_(?P<word>{'|'.join(SUFFIXES)})(?:_.*)?)?")
 
@@ -54,7 +55,8 @@ def load_paper_trait(path: Path) -> Trait:
 
     Args:
         path: for example `trait_data_extract/evil_character_neutral_q.json`, which is the trait `evil` with the strategy
-            `character`; a name without a strategy is `instruction`.
+            `character`; a name without a strategy is `instruction`. `<trait>_combined.json` holds questions only: it gives
+            every strategy of that trait found beside it, evaluated on those questions.
 
     Raises:
         InputError: the file is missing, is not JSON, does not fit the layout, or has no contrasts.
@@ -62,18 +64,21 @@ def load_paper_trait(path: Path) -> Trait:
     trait, strategy = _named(path)
     files = {split: _read(one) for split, one in _pair(path).items()}
     source = files.get("elicit") or files["evaluate"]
-    if not source.instruction:
+    pooled = _pooled(path) if not source.instruction else {strategy: source}
+    if not pooled:
         raise InputError(f"trait file {str(path)!r} has no pairs under 'instruction'; a trait needs at least one")
+    own = {split: one.questions for split, one in files.items()}
     try:
         return Trait(
             name=trait,
             description=f"The trait {trait} as the rubric of the paper's file {path.name} defines it.",
-            rubrics={STRATEGIES[strategy].style: source.eval_prompt},
+            rubrics={STRATEGIES[name].style: source.eval_prompt for name in pooled},
             strategies={
-                strategy: StrategyTexts(
-                    contrasts=tuple(Contrast(positive=one.pos, negative=one.neg) for one in source.instruction),
-                    questions={split: one.questions for split, one in files.items()},
+                name: StrategyTexts(
+                    contrasts=tuple(Contrast(positive=one.pos, negative=one.neg) for one in texts.instruction),
+                    questions={"elicit": texts.questions, **own} if texts is not source else own,
                 )
+                for name, texts in pooled.items()
             },
         )
     except ValidationError as error:
@@ -82,10 +87,22 @@ def load_paper_trait(path: Path) -> Trait:
 
 def _named(path: Path) -> tuple[str, str]:
     """Return the trait and the strategy a file's name stands for."""
+    if path.stem.endswith(f"_{POOLED}"):
+        return path.stem.removesuffix(f"_{POOLED}"), POOLED
     match = _NAME.fullmatch(path.stem)
     if match is None:
         raise InputError(f"trait file {str(path)!r} has no name to call the trait by")
     return match["trait"], SUFFIXES[match["word"]] if match["word"] else "instruction"
+
+
+def _pooled(path: Path) -> dict[str, PaperFile]:
+    """Return the files whose answers a file `<trait>_combined.json`, which has questions only, was made to evaluate."""
+    trait, strategy = _named(path)
+    if strategy != POOLED:
+        return {}
+    folder = path.absolute().parent.parent / next(name for name, split in FOLDERS.items() if split == "elicit")
+    named = {_named(one): one for one in sorted(folder.glob(f"{trait}_*.json"))}
+    return {word: _read(one) for (owner, word), one in named.items() if owner == trait and word != POOLED}
 
 
 def _pair(path: Path) -> dict[Split, Path]:
