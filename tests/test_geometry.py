@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_traits_are_compared_where_both_have_a_vector(vectors: dict[str, Array])
     assert table[["trait_a", "strategy_a", "trait_b", "strategy_b"]].to_numpy()[0].tolist() == ["evil", "s", "rude", "t"]
     assert table["cosine"][2] == pytest.approx(plain_cosine(vectors["b"][2], vectors["a"][2]))
     assert geometry.cross_trait({("evil", "s"): vectors}).empty
+
+
+def test_many_traits_are_compared_like_one_by_one() -> None:
+    rng = np.random.default_rng(2)
+    names = [(trait, strategy) for trait in ("evil", "rude", "funny") for strategy in ("s", "t")]
+    vectors = {name: {str(i): rng.normal(size=(3, 8)) for i in range(4) if (i + n) % 3} for n, name in enumerate(names)}
+    table = geometry.cross_trait(vectors)
+    expected = [(str(i), a, b) for i in (1, 2, 0, 3) for a, b in itertools.combinations(names, 2)]
+    expected = [(i, a, b) for i, a, b in expected if i in vectors[a] and i in vectors[b]]
+    assert len(table) == 3 * len(expected)
+    for row, (i, a, b) in zip(table[table["layer"] == 1].itertuples(), expected, strict=True):
+        assert (row.checkpoint, row.trait_a, row.strategy_a, row.trait_b, row.strategy_b) == (i, *a, *b)
+        assert row.cosine == pytest.approx(geometry.cosines(vectors[a][i], vectors[b][i])[1], abs=1e-12)
 
 
 def test_misfits_are_refused(vectors: dict[str, Array]) -> None:

@@ -32,7 +32,7 @@ def cosine_matrix(vectors: Vectors, *, trait: str, strategy: str, layers: Sequen
         layers: the layers wanted; all of them without it.
 
     Returns:
-        Columns trait, strategy, layer, checkpoint_a, checkpoint_b, cosine (float32): the whole square matrix per layer.
+        Columns trait, strategy, layer, checkpoint_a, checkpoint_b, cosine: the whole square matrix per layer.
 
     Raises:
         InputError: no vectors, vectors of different shapes, or a layer out of range.
@@ -40,7 +40,7 @@ def cosine_matrix(vectors: Vectors, *, trait: str, strategy: str, layers: Sequen
     names = list(vectors)
     depth = _shape(vectors)[0]
     wanted = range(depth) if layers is None else list(layers)
-    cosines = np.empty((len(wanted), len(names), len(names)), dtype=np.float32)  # [layers, checkpoints, checkpoints]
+    cosines = np.empty((len(wanted), len(names), len(names)))  # [layers, checkpoints, checkpoints]
     for i, layer in enumerate(wanted):
         if not 0 <= layer < depth:
             raise InputError(f"layer {layer} is out of range; these vectors have layers 0 to {depth - 1}")
@@ -48,14 +48,13 @@ def cosine_matrix(vectors: Vectors, *, trait: str, strategy: str, layers: Sequen
         cosines[i] = units @ units.T
     square = len(names) ** 2
     codes = np.arange(len(names), dtype=np.int32)
-    index = pd.CategoricalDtype(names, ordered=True)
     return pd.DataFrame(
         {
             "trait": _constant(trait, cosines.size),
             "strategy": _constant(strategy, cosines.size),
             "layer": np.repeat(np.asarray(wanted, dtype=np.int32), square),
-            "checkpoint_a": pd.Categorical.from_codes(np.tile(np.repeat(codes, len(names)), len(wanted)), dtype=index),
-            "checkpoint_b": pd.Categorical.from_codes(np.tile(codes, len(names) * len(wanted)), dtype=index),
+            "checkpoint_a": _labels(names, np.tile(np.repeat(codes, len(names)), len(wanted))),
+            "checkpoint_b": _labels(names, np.tile(codes, len(names) * len(wanted))),
             "cosine": cosines.reshape(-1),
         }
     )
@@ -140,25 +139,32 @@ def cross_trait(vectors: Mapping[tuple[str, str], Vectors]) -> pd.DataFrame:
     Raises:
         InputError: two vectors of one checkpoint differ in shape.
     """
-    names = list(vectors)
     checkpoints = list(dict.fromkeys(itertools.chain.from_iterable(vectors.values())))
-    parts = [part for checkpoint in checkpoints for part in _crossed(vectors, names, checkpoint)]
+    parts = [part for i, _ in enumerate(checkpoints) for part in _crossed(vectors, checkpoints, i)]
     columns = ["checkpoint", "layer", "trait_a", "strategy_a", "trait_b", "strategy_b", "cosine"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _crossed(
-    vectors: Mapping[tuple[str, str], Vectors], names: Sequence[tuple[str, str]], checkpoint: str
-) -> Iterator[pd.DataFrame]:
-    here = {name: vectors[name][checkpoint] for name in names if checkpoint in vectors[name]}
+def _crossed(vectors: Mapping[tuple[str, str], Vectors], checkpoints: Sequence[str], i: int) -> Iterator[pd.DataFrame]:
+    """Compare the vectors of one checkpoint; every part has the same categories, so that they join without copies."""
+    checkpoint, names = checkpoints[i], list(vectors)
+    here = [name for name in names if checkpoint in vectors[name]]
     if len(here) < 2:
         return
-    depth = _shape({"/".join(name): vector for name, vector in here.items()})[0]
-    units = np.stack([_units(vector) for vector in here.values()])  # [pairs of names, layers + 1, hidden]
-    matrix = np.einsum("alh,blh->abl", units, units)
-    for (i, a), (j, b) in itertools.combinations(enumerate(here), 2):
-        identity = {"trait_a": a[0], "strategy_a": a[1], "trait_b": b[0], "strategy_b": b[1]}
-        yield pd.DataFrame({"checkpoint": checkpoint, "layer": np.arange(depth), **identity, "cosine": matrix[i, j]})
+    depth, hidden = _shape({"/".join(name): vectors[name][checkpoint] for name in here})
+    units = np.empty((depth, len(here), hidden))
+    for n, name in enumerate(here):
+        units[:, n] = _units(vectors[name][checkpoint])
+    matrix = units @ units.swapaxes(1, 2)  # [layers + 1, names, names]
+    first, second = np.triu_indices(len(here), k=1)
+    columns: dict[str, Any] = {"checkpoint": _labels(checkpoints, np.full(len(first) * depth, i))}
+    columns["layer"] = np.tile(np.arange(depth), len(first))
+    for side, index in (("a", first), ("b", second)):
+        for part, what in enumerate(("trait", "strategy")):
+            known = list(dict.fromkeys(name[part] for name in names))
+            codes = np.array([known.index(name[part]) for name in here])
+            columns[f"{what}_{side}"] = _labels(known, np.repeat(codes[index], depth))
+    yield pd.DataFrame({**columns, "cosine": matrix[:, first, second].T.reshape(-1)})
 
 
 def cosines(a: Vector, b: Vector) -> Floats:
@@ -221,3 +227,8 @@ def _ratio(a: Floats, b: Vector) -> Floats:
 
 def _constant(value: str, n: int) -> pd.Series:
     return pd.Series([value], dtype="category").repeat(n).reset_index(drop=True)
+
+
+def _labels(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> pd.Series:
+    """Return a column of names by their codes; millions of rows keep a number each."""
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names), ordered=True)))

@@ -7,7 +7,7 @@ it keeps one and says so in the audit. Every statistic comes from `analysis/`, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -146,37 +146,34 @@ def _without_vector(planned: pd.DataFrame, extraction: pd.DataFrame) -> pd.DataF
 
 
 def _measured(planned: pd.DataFrame, shelf: Shelf) -> pd.DataFrame:
-    """Return the effect table of the planned comparisons, each against the baseline file of its own run."""
-    parts = []
+    """Return the effect table of the planned comparisons, each against the baseline file of its own run.
+
+    Rows are matched by lineage, target, trait and strategy; each baseline file counts as a lineage of its own while they are.
+    """
     names = ["kind", "target", "trait", "strategy", "baseline_file"]
-    for _, part in planned.groupby(names, dropna=False, sort=False):
-        complete = part[part["status"] == "complete"]
-        rows = [_rows(row, shelf, side) for _, row in complete.iterrows() for side in ("baseline", "steered")]
-        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=effects.ROW_COLUMNS)
-        frame = frame.drop_duplicates(["condition", "vector_checkpoint", "layer", "dose", "coef", "place"])
-        parts.append(effects.effect_table(part, frame))
-    return pd.concat(parts).sort_index() if parts else pd.DataFrame(columns=effects.TABLE_COLUMNS)
+    own = planned.groupby(names, dropna=False, sort=False).ngroup().astype(str)
+    compared = planned.assign(lineage=own)
+    rows, seen = [], set()
+    for row in compared[compared["status"] == "complete"].to_dict("records"):
+        if row["lineage"] not in seen:
+            rows.append(_rows(row, shelf, "baseline"))
+        seen.add(row["lineage"])
+        rows.append(_rows(row, shelf, "steered"))
+    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=effects.ROW_COLUMNS)
+    return effects.effect_table(compared, frame).assign(lineage=planned["lineage"])
 
 
-def _rows(row: pd.Series, shelf: Shelf, side: str) -> pd.DataFrame:
+def _rows(row: Mapping[Hashable, Any], shelf: Shelf, side: str) -> pd.DataFrame:
     """Return one side of a comparison as response rows."""
-    traits, listed = str(row["judge_traits"]).split("|"), str(row[f"{side}_file"])
-    answers = shelf.once(listed, traits, str(row["repeat" if side == "steered" else "baseline_repeat"]))
-    vector: dict[str, Any] = {"vector_trait": row["trait"], "vector_strategy": row["strategy"]}
-    vector |= {name: row[name] for name in ("vector_checkpoint", "layer", "dose", "coef", "positions")}
-    who: dict[str, Any] = {name: row[name] for name in ("lineage", "target", "trait", "strategy")}
-    unknown = {"control_seed": pd.NA, "control_kind": None, "refusal": pd.NA, "finish": None, "judge": None}
-    condition = "steered" if side == "steered" else "baseline"
-    blank = {} if side == "steered" else {"vector_checkpoint": None, "layer": pd.NA, "dose": None, "coef": pd.NA}
-    return pd.DataFrame(
-        {
-            "question_id": answers["question"],
-            "response": answers["answer"],
-            "trait_score": answers["trait_score"],
-            "coherence": answers["coherence"],
-            "place": range(len(answers)),
-        }
-    ).assign(**who | vector | unknown | blank, condition=condition, split="evaluate")
+    repeat = str(row["repeat" if side == "steered" else "baseline_repeat"])
+    answers = shelf.once(str(row[f"{side}_file"]), str(row["judge_traits"]).split("|"), repeat)
+    columns = {name: row[name] for name in ("lineage", "target", "trait", "strategy")}
+    if side == "steered":
+        columns |= {name: row[name] for name in ("vector_checkpoint", "layer", "dose", "coef", "positions")}
+        columns |= {"vector_trait": row["trait"], "vector_strategy": row["strategy"]}
+    scores = {name: answers[name] for name in ("trait_score", "coherence")}
+    rows = pd.DataFrame({"question_id": answers["question"], "response": answers["answer"], **scores})
+    return rows.assign(**columns, condition=side, split="evaluate").reindex(columns=effects.ROW_COLUMNS)
 
 
 def _ceiling_share(table: pd.DataFrame, extraction: pd.DataFrame) -> pd.Series:

@@ -142,6 +142,7 @@ def significance_table(release: Release, models: Sequence[str], shelves: Mapping
         _recompute(row, shelves[row.who["model"]])
     _share_overwritten(rows)
     _correct(rows)
+    _tell(release, rows)
     return pd.DataFrame([_record(row) for row in rows], columns=COLUMNS)
 
 
@@ -299,6 +300,30 @@ def _correct(rows: Sequence[Row]) -> None:
         for numbers in (row.found, row.honest):
             if numbers is not None:
                 numbers.measured["p_bonferroni"] = min(1.0, numbers.measured["p_two_sided"] * row.tests)
+
+
+KINDS = {
+    "baseline_overwritten": ("overwritten_baseline", "rows were computed from a baseline that this file no longer holds"),
+    "double_counted": ("repeated_rows", "rows reproduce only with answers counted more than once; honest_* counts each once"),
+    "raw_missing": (
+        "raw_missing",
+        "rows have no answers in the release (baseline or steered); their numbers cannot be checked",
+    ),
+    "differs": ("not_reproduced", "rows cannot be reproduced from the files they name; the column reason says how they differ"),
+}
+
+
+def _tell(release: Release, rows: Sequence[Row]) -> None:
+    """Note in the audit what does not reproduce, by file: the baseline where that is at fault, else the table."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        if row.status in KINDS:
+            file = row.baseline_file if row.status == "baseline_overwritten" else row.file
+            key = row.who["model"], row.status, file
+            counts[key] = counts.get(key, 0) + 1
+    for (model, status, file), n in counts.items():
+        kind, text = KINDS[status]
+        release.audit.add(kind, file, n, text, model=model)
 
 
 def _comparison(row: Row) -> tuple[Any, ...]:

@@ -1,0 +1,373 @@
+"""How the published vectors lie to each other, and what is wrong with their files.
+
+Knows the `.pt` files of a release, each read once, the activation norms beside them and the authors' own tables of cosines.
+Leaves the geometry to `analysis/geometry.py`, and which accepted pairs a vector rests on to `extraction.py`. A vector that
+cannot be used keeps its rows, with empty numbers and a finding in the audit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from traitline.analysis import geometry
+from traitline.errors import InputError
+from traitline.published.extraction import statuses
+from traitline.published.release import FINAL, RESULTS, VECTORS, Release
+
+Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Name = tuple[str, str]
+# the norms that steering across checkpoints was calibrated with, the same texts everywhere; then the older ones
+NORM_ENDINGS = ("_shared_norms.csv", "_norms.csv")
+SAME_NORM, SAME_COSINE = 0.01, 1e-5  # theirs were computed in float32
+PUBLISHED_COSINES = re.compile(r"vector_cosine_(?:sim|to_main|sequential)_(?P<name>.+)_layer(?P<layer>[0-9]{1,3})")
+MATRIX = ["model", "trait", "strategy", "layer", "checkpoint_a", "checkpoint_b", "cosine"]
+COLUMNS: dict[str, list[str]] = {
+    "cosine_matrix": MATRIX,
+    "cosine_to_final": [
+        *("model", "trait", "strategy", "checkpoint", "previous", "tokens", "n_pairs", "layer", "l2_norm"),
+        *("norm_over_activation_norm", "reliability", "cosine_to_final", "corrected_to_final", "cosine_to_previous"),
+        *("corrected_to_previous", "final", "norm_file"),
+    ],
+    "cross_trait": ["model", "checkpoint", "layer", "trait_a", "strategy_a", "trait_b", "strategy_b", "cosine"],
+    "strategies": ["model", "checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"],
+    "same_weights": MATRIX,
+}
+
+
+def direction_tables(
+    release: Release, models: Sequence[str], layers: Sequence[int] | None, pairs: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Compare the vectors of every model: along training, across traits, across strategies.
+
+    The final vector of a trait is that of `main` where there is a file of it, readable or not, else the last in order of
+    training; `final` names it. The previous one is the nearest earlier checkpoint with a vector. A revision whose name cannot
+    be read stands last in the matrices and in no trajectory.
+
+    Args:
+        release: the release; what is wrong with its files goes into its audit.
+        models: the models wanted.
+        layers: the layers wanted, 0 for the embeddings; all of them without it.
+        pairs: the table of `extraction_pairs`, for the accepted pairs.
+
+    Returns:
+        Name -> table, with the columns of `COLUMNS`. `strategies` compares the strategies of a trait at the last checkpoint
+        that has several; `same_weights` compares checkpoints that hold the same weights, which is what extracting anew costs.
+
+    Raises:
+        InputError: a layer that no model has.
+    """
+    found = (found for model in models if (found := _read(release, model)).shape is not None)
+    parts: list[dict[str, pd.DataFrame]] = []
+    depths: dict[str, int] = {}
+    for vectors in found:
+        depths[vectors.model] = vectors.depth
+        wanted = [layer for layer in range(vectors.depth) if layers is None or layer in layers]
+        lacking = [layer for layer in layers or () if layer not in wanted]
+        if lacking:
+            text = f"its vectors have layers 0 to {vectors.depth - 1} and not {_listed(lacking)}, which are left out"
+            release.audit.add("layer_out_of_range", "", len(lacking), text, model=vectors.model)
+        parts.append(_tables(release, vectors, wanted, pairs))
+        _check_published(release, vectors)
+    beyond = [layer for layer in layers or () if depths and not 0 <= layer < max(depths.values())]
+    if beyond:
+        last = max(depths.values()) - 1
+        raise InputError(f"layer {beyond[0]} is out of range; the vectors of {_listed(depths)} have layers 0 to {last}")
+    return {name: _stacked([part[name] for part in parts], columns) for name, columns in COLUMNS.items()}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of one model.
+
+    Attributes:
+        model: its name.
+        arrays: (trait, strategy) -> revision -> `[layers + 1, hidden]`, in order of training; None where no vector can be used.
+        places: revision -> its tokens, NaN where unknown; revisions whose names cannot be read are not in it.
+    """
+
+    model: str
+    arrays: dict[Name, dict[str, Array | None]]
+    places: dict[str, float]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape that the vectors have; None where none can be used."""
+        every = (array for named in self.arrays.values() for array in named.values() if array is not None)
+        return next((array.shape for array in every), None)
+
+    @property
+    def depth(self) -> int:
+        """Layers + 1."""
+        return self.shape[0] if self.shape else 0
+
+    def usable(self, name: Name, layers: Sequence[int]) -> dict[str, Array]:
+        """Return revision -> `[layers wanted, hidden]` of the vectors that can be used."""
+        return {revision: _at(array, layers) for revision, array in self.arrays[name].items() if array is not None}
+
+    def padded(self, name: Name, layers: Sequence[int]) -> dict[str, Array]:
+        """Return the same with NaN for the vectors that cannot be used."""
+        width = self.shape[1] if self.shape else 0
+        empty = np.full((len(layers), width), np.nan, dtype=np.float32)
+        return {revision: empty if array is None else _at(array, layers) for revision, array in self.arrays[name].items()}
+
+
+def _read(release: Release, model: str) -> Vectors:
+    """Read every vector of a model, and note what cannot be used."""
+    paths = {(revision, name): path for revision, name, path in release.vector_files(model)}
+    raw = {key: _load(release, model, path) for key, path in paths.items()}
+    shapes = Counter(array.shape for array in raw.values() if array is not None and array.ndim == 2 and array.size)
+    shape = shapes.most_common(1)[0][0] if shapes else None
+    for key, array in raw.items():
+        if array is not None:
+            raw[key] = _checked(release, model, paths[key], array, shape)
+    keys = {*paths, *statuses(release, model)}
+    order = release.ordered(model, (revision for revision, _ in keys))
+    places = {revision: place.tokens for revision in order if (place := release.place(model, revision)) is not None}
+    for revision in order:
+        if revision not in places:
+            count = sum(one == revision for one, _ in keys)
+            text = "its place in training cannot be read from its name; it stands last in matrices and in no trajectory"
+            release.audit.add("unreadable_revision", (VECTORS / model / revision).as_posix(), count, text, model=model)
+    names = sorted({name for _, name in keys})
+    arrays = {
+        release.split(name): {revision: raw.get((revision, name)) for revision in order if (revision, name) in keys}
+        for name in names
+    }
+    return Vectors(model, arrays, places)
+
+
+def _load(release: Release, model: str, path: Path) -> Array | None:
+    import torch
+
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        array: Array = tensor.detach().float().numpy()
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ...; AttributeError: no tensor
+        text = f"the vector cannot be read ({type(error).__name__}): truncated, or not one tensor; its cosines are empty"
+        release.audit.add("unreadable_vector", release.file(path), 1, text, model=model)
+        return None
+    return array
+
+
+def _checked(release: Release, model: str, path: Path, array: Array, shape: tuple[int, ...] | None) -> Array | None:
+    """Return a vector that has the shape of the others, None otherwise; note layers without a direction."""
+    if array.shape != shape:
+        others = f"most of the model's have {list(shape)}" if shape else "a vector is [layers + 1, hidden]"
+        text = f"the vector has shape {list(array.shape)}, and {others}; its cosines are empty"
+        release.audit.add("mismatched_shape", release.file(path), 1, text, model=model)
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.abs(array).max(axis=1)
+    void = np.flatnonzero(~np.isfinite(length) | (length == 0))
+    if len(void):
+        text = f"layers {_listed(void)} are zero or not finite and have no direction; their cosines are empty"
+        release.audit.add("zero_layer", release.file(path), len(void), text, model=model)
+    return array
+
+
+def _tables(release: Release, vectors: Vectors, layers: list[int], pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Compare the vectors of one model at some layers."""
+    revisions = {revision for named in vectors.arrays.values() for revision, array in named.items() if array is not None}
+    norms = _activation_norms(release, vectors, release.ordered(vectors.model, revisions))
+    twins = _same_weights(release, vectors, norms)
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
+    for name in vectors.arrays:
+        identity = {"trait": name[0], "strategy": name[1]}
+        padded = vectors.padded(name, layers)
+        parts["cosine_matrix"].append(geometry.cosine_matrix(padded, trait=name[0], strategy=name[1]))
+        parts["cosine_to_final"].append(_trajectory(release, vectors, name, layers, pairs, norms))
+        for a, b in twins:
+            if a in padded and b in padded:
+                cosine = {"layer": np.arange(len(layers)), "cosine": geometry.cosines(padded[a], padded[b])}
+                parts["same_weights"].append(pd.DataFrame({**identity, "checkpoint_a": a, "checkpoint_b": b, **cosine}))
+    crossed = geometry.cross_trait({name: vectors.usable(name, layers) for name in vectors.arrays})
+    order = pd.CategoricalDtype(release.ordered(vectors.model, revisions), ordered=True)
+    crossed["checkpoint"] = crossed["checkpoint"].astype(order)
+    parts["cross_trait"].append(crossed.sort_values("checkpoint", kind="stable"))
+    parts["strategies"].append(_strategies(crossed, vectors.places))
+    tables = {name: _stacked(part, [column for column in COLUMNS[name] if column != "model"]) for name, part in parts.items()}
+    index = np.asarray(layers, dtype=np.int32)
+    for table in tables.values():  # the rooms above count layers among those wanted
+        table["layer"] = index[table["layer"].to_numpy(dtype=np.intp)] if len(table) else table["layer"]
+        table["model"] = pd.Series([vectors.model], dtype="category").repeat(len(table)).reset_index(drop=True)
+    return tables
+
+
+def _trajectory(
+    release: Release,
+    vectors: Vectors,
+    name: Name,
+    layers: list[int],
+    pairs: pd.DataFrame,
+    norms: Mapping[str, tuple[Floats, str]],
+) -> pd.DataFrame:
+    """Return the cosines of one trait along training; checkpoints without a vector that can be used have empty numbers."""
+    order = [revision for revision in vectors.arrays[name] if revision in vectors.places]
+    usable = {key: array for key, array in vectors.usable(name, layers).items() if key in vectors.places}
+    ends = [revision for revision in order if revision in usable or revision == FINAL]
+    if not ends:
+        return pd.DataFrame(columns=COLUMNS["cosine_to_final"])
+    identity = {"trait": name[0], "strategy": name[1]}
+    mine = pairs[(pairs["model"] == vectors.model) & (pairs["trait"] == name[0]) & (pairs["strategy"] == name[1])]
+    mine = mine.dropna(subset=["n_pairs"])
+    counts = {str(revision): int(n) for revision, n in zip(mine["checkpoint"], mine["n_pairs"], strict=True)}
+    void = [revision for revision in order if revision not in usable]
+    parts = []
+    if usable:
+        last = order.index(ends[-1]) + 1
+        line = geometry.cosine_to_final(
+            usable,
+            order[:last],
+            tokens=vectors.places,
+            n_pairs=counts,
+            activation_norms={revision: norms[revision][0][layers] for revision in usable},
+            trait=name[0],
+            strategy=name[1],
+        )
+        parts.append(line.assign(norm_file=line["checkpoint"].map({key: file for key, (_, file) in norms.items()})))
+    for revision in void:
+        facts = {"checkpoint": revision, "tokens": vectors.places[revision], "n_pairs": counts.get(revision)}
+        parts.append(pd.DataFrame({**identity, **facts, "layer": np.arange(len(layers))}))
+    table = pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS["cosine_to_final"][1:])
+    table["final"] = ends[-1]
+    table["n_pairs"] = pd.to_numeric(table["n_pairs"]).astype("Int64")
+    numbers = table.columns[table.columns.get_loc("l2_norm") : table.columns.get_loc("final")]
+    table[numbers] = table[numbers].astype(np.float64)
+    places = {revision: i for i, revision in enumerate(order)}
+    if usable and ends[-1] not in usable:
+        text = f"the vector of {ends[-1]}, to which the others are compared, cannot be used; cosines to the final are empty"
+        file = (VECTORS / vectors.model / ends[-1]).as_posix()
+        release.audit.add("no_final_vector", file, len(usable), f"{name[0]} {name[1]}: {text}", model=vectors.model)
+    return table.sort_values("checkpoint", key=lambda column: column.map(places), kind="stable", ignore_index=True)
+
+
+def _activation_norms(release: Release, vectors: Vectors, revisions: Sequence[str]) -> dict[str, tuple[Floats, str]]:
+    """Return revision -> (`[layers + 1]`, file): the norms all checkpoints share, or the older ones where there are none."""
+    norms = {revision: _norms_of(release, vectors, revision) for revision in revisions}
+    folder = (RESULTS / vectors.model / "activation_norms").as_posix()
+    lacking = [revision for revision, (_, file) in norms.items() if not file]
+    older = [revision for revision, (_, file) in norms.items() if file and not file.endswith(NORM_ENDINGS[0])]
+    if lacking:
+        text = f"no activation norms for {_listed(lacking)}; the norms of their vectors are not set in relation to any"
+        release.audit.add("no_activation_norm", folder, len(lacking), text, model=vectors.model)
+    if older and len(older) + len(lacking) < len(norms):
+        text = f"no *{NORM_ENDINGS[0]} for {_listed(older)}; their ratios use norms over other texts than the rest"
+        release.audit.add("other_activation_norm", folder, len(older), text, model=vectors.model)
+    return norms
+
+
+def _norms_of(release: Release, vectors: Vectors, revision: str) -> tuple[Floats, str]:
+    norms = np.full(vectors.depth, np.nan)
+    for ending in NORM_ENDINGS:
+        path = release.root / RESULTS / vectors.model / "activation_norms" / f"{revision}{ending}"
+        table = release.table(path, ("layer", "mean_l2"), model=vectors.model) if path.is_file() else None
+        if table is not None:
+            rows = table[["layer", "mean_l2"]].apply(pd.to_numeric, errors="coerce").dropna()
+            rows = rows[rows["layer"].isin(range(vectors.depth))]
+            norms[rows["layer"].to_numpy(dtype=np.intp)] = rows["mean_l2"]
+            return norms, release.file(path)
+    return norms, ""
+
+
+def _same_weights(release: Release, vectors: Vectors, norms: Mapping[str, tuple[Floats, str]]) -> list[tuple[str, str]]:
+    """Return the pairs of checkpoints that hold the same weights: after the same tokens, and nothing speaks against it.
+
+    Two runs may have seen as many tokens; then their activation norms differ.
+    """
+    seen: dict[float, list[str]] = {}
+    for revision in release.ordered(vectors.model, vectors.places):
+        if revision in norms and np.isfinite(vectors.places[revision]):
+            seen.setdefault(vectors.places[revision], []).append(revision)
+    found = []
+    for a, b in (pair for alike in seen.values() for pair in itertools.combinations(alike, 2)):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            off = np.abs(norms[a][0] / norms[b][0] - 1)
+        if np.nanmax(np.append(off, 0.0)) <= SAME_NORM:
+            found.append((a, b))
+        else:
+            text = f"{a} and {b} have seen as many tokens, and their activation norms differ; not taken for the same weights"
+            release.audit.add(
+                "same_tokens_other_weights", (VECTORS / vectors.model / b).as_posix(), 1, text, model=vectors.model
+            )
+    return found
+
+
+def _strategies(crossed: pd.DataFrame, places: Mapping[str, float]) -> pd.DataFrame:
+    """Return the strategies of each trait against each other, at the last checkpoint that has several."""
+    same = crossed[crossed["trait_a"].astype(str) == crossed["trait_b"].astype(str)]
+    known = same[same["checkpoint"].isin(list(places))]
+    same = known if len(known) else same
+    last = same.groupby("trait_a", observed=True)["checkpoint"].transform("max") if len(same) else same["checkpoint"]
+    at_last = same[same["checkpoint"] == last]
+    return at_last.rename(columns={"trait_a": "trait"})[COLUMNS["strategies"][1:]]
+
+
+def _stacked(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Put tables below each other; columns of names keep one set of names, and a number a row."""
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=list(columns))
+    for column in columns:
+        if any(isinstance(part[column].dtype, pd.CategoricalDtype) for part in parts):
+            labels = [part[column].astype("category").cat.categories for part in parts]
+            dtype = pd.CategoricalDtype(list(dict.fromkeys(itertools.chain.from_iterable(labels))))
+            parts = [part.assign(**{column: part[column].astype(dtype)}) for part in parts]
+    return pd.concat(parts, ignore_index=True)[list(columns)]
+
+
+def _check_published(release: Release, vectors: Vectors) -> None:
+    """Compare the authors' tables of cosines, at their own layers, with the published vectors."""
+    for path in sorted((release.root / RESULTS / vectors.model).rglob("vector_similarity/*.csv")):
+        named = PUBLISHED_COSINES.fullmatch(path.stem)
+        name = release.split(named["name"]) if named else ("", "")
+        table = release.table(path, (), model=vectors.model) if name in vectors.arrays else None
+        if named is None or table is None or int(named["layer"]) >= vectors.depth:
+            continue
+        pairs = _published_pairs(table)
+        here = vectors.padded(name, [int(named["layer"])])
+        square = geometry.cosine_matrix(here, trait="", strategy="")["cosine"].to_numpy().reshape(len(here), len(here))
+        known = pairs[pairs["a"].isin(list(here)) & pairs["b"].isin(list(here))]
+        index = {revision: i for i, revision in enumerate(here)}
+        ours = square[known["a"].map(index).to_numpy(dtype=np.intp), known["b"].map(index).to_numpy(dtype=np.intp)]
+        off = np.abs(pd.to_numeric(known["cosine"], errors="coerce").to_numpy(dtype=np.float64) - ours)
+        count = int((off > SAME_COSINE).sum())
+        if count:
+            text = (
+                f"{count} of the {int(np.isfinite(off).sum())} cosines that the published vectors give differ, by up to "
+                f"{np.nanmax(off):.3f}; the table was made from other vectors than the published ones"
+            )
+            release.audit.add("published_cosine_differs", release.file(path), count, text, model=vectors.model)
+
+
+def _published_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of cosines as columns a, b, cosine: it lists pairs, cosines to the final, or is a square with names."""
+    if {"source_revision", "target_revision"} <= {*table.columns}:
+        pairs = table[["source_revision", "target_revision", table.columns[-1]]]
+    elif "revision" in table.columns:
+        pairs = table[["revision", table.columns[-1]]].assign(b=FINAL).iloc[:, [0, 2, 1]]
+    else:
+        pairs = table.melt(id_vars=table.columns[0])
+    return pairs.set_axis(["a", "b", "cosine"], axis=1).astype({"a": str, "b": str})
+
+
+def _at(array: Array, layers: Sequence[int]) -> Array:
+    """Return some layers of a vector, itself where they are all."""
+    return array if len(layers) == len(array) else array[list(layers)]
+
+
+def _listed(values: Any) -> str:
+    """Return values in a row for a sentence, the first ten of them."""
+    names = [str(value) for value in values]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
