@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from traitline.cli import doctor, lineages, models, studies, traits, vectors
+from traitline.cli import doctor, lineages, models, reproduce, studies, traits, vectors
 from traitline.cli.console import note, say
 from traitline.errors import InputError, TraitlineError
 
@@ -50,6 +50,7 @@ app.command()(studies.run)
 app.command()(studies.plan)
 app.command()(studies.status)
 app.command()(studies.report)
+app.command()(reproduce.reproduce)
 app.command()(models.extract)
 app.command()(models.steer)
 app.add_typer(vectors.app)

@@ -119,7 +119,7 @@ def _effects(release: Release, model: str, table: pd.DataFrame) -> pd.DataFrame:
         "tokens": named["revision"].map(tokens),
         "target": named["revision"],
         "dose": "norm",
-        "positions": "response",
+        "positions": "",
         "status": np.where(np.isnan(numbers["delta_trait"]), "failed", "complete"),
         "condition": named["mode"],
         "control_kind": named["mode"],

@@ -8,6 +8,7 @@ score fails). Leaves the vectors themselves to `directions.py`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,11 +115,15 @@ def _model_rows(release: Release, model: str) -> list[dict[str, Any]]:
     vectors = {(revision, name) for revision, name, _ in release.vector_files(model)}
     answers = set(_answer_names(release.root / RESPONSES / "extract" / model))
     rows = []
+    files: dict[str, list[str]] = {}
     for name in sorted({name for _, name in {*listed, *vectors, *answers}}):
         here = {revision for revision, other in {*listed, *vectors, *answers} if other == name}
         for revision in release.ordered(model, here):
             key = (revision, name)
-            row = _row(release, model, key, _sides(release, model, key), key in vectors)
+            sides = _sides(release, model, key)
+            for one in (one for one in (sides.pos, sides.neg) if one is not None):
+                files.setdefault(_digest(one), []).append(one.file)
+            row = _row(release, model, key, sides, key in vectors)
             row["status_listed"] = listed.get(key, {}).get("status")
             row["effective_rows_listed"] = _whole(listed.get(key, {}).get("effective_rows"))
             if row["n_pairs"] is None and row["effective_rows_listed"] is not None:
@@ -126,7 +131,17 @@ def _model_rows(release: Release, model: str) -> list[dict[str, Any]]:
             _check_status(release, row, name, listed.get(key))
             rows.append(row)
         _check_vectors(release, model, name, rows[-len(here) :])
+    for first, *others in files.values():
+        for file in others:
+            text = f"the same answers as in {first}; vectors made from both share this side, closer than resampling puts them"
+            release.audit.add("shared_answers", file, 1, text, model=model)
     return rows
+
+
+def _digest(answers: Answers) -> str:
+    """Return a digest of the answers alone, whatever their scores."""
+    hashed = pd.util.hash_pandas_object(answers.rows["question"] + "\0" + answers.rows["answer"], index=False)
+    return hashlib.sha256(hashed.to_numpy().tobytes()).hexdigest()
 
 
 def _answer_names(folder: Path) -> Iterable[Key]:

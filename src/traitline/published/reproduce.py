@@ -12,10 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import yaml
+from pyarrow import csv
 
+from traitline.analysis.controls import control_means
 from traitline.errors import InputError
-from traitline.files import write_whole
+from traitline.files import whole_file, write_whole
 from traitline.published.answers import Shelf
 from traitline.published.consistency import check_consistency
 from traitline.published.controls import control_table
@@ -31,9 +34,6 @@ from traitline.report.page import write_report
 LAYERS = (16, 20)
 """The layers of the paper's figures of directions."""
 SETTINGS = "study.yaml"
-ORDINARY = {
-    "extraction": ["checkpoint", "tokens", "stage", "trait", "strategy", "status", "reason"],
-}
 Tell = Callable[[str], None]
 
 
@@ -84,7 +84,7 @@ def reproduce(
     tables = recompute(source, models, layers, tell)
     tell("writing tables, figures and report")
     for name, table in tables.items():
-        write_whole(folder / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        _write(folder / "tables" / f"{name}.csv", table)
     write_whole(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     write_report(folder)
     return Reproduction(folder, tuple(models), tables)
@@ -107,7 +107,8 @@ def recompute(
     tables = {"significance": significance, "extraction_pairs": pairs, **direction_tables(source, models, layers, pairs)}
     tell("reading facets and controls")
     tables["facets"] = facet_table(source, models)
-    tables["controls"], tables["control_means"] = control_table(source, models, significance)
+    tables["controls"], tables["real_against_controls"] = control_table(source, models, significance)
+    tables["control_means"] = control_means(tables["controls"])
     tell("looking for leaks and contradictions")
     tables["prompt_tails"] = leak_table(source, significance, shelves)
     check_consistency(source, models, significance, shelves)
@@ -122,6 +123,13 @@ def recompute(
     return tables
 
 
+def _write(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, piece by piece: one of every two checkpoints at every layer has millions of rows."""
+    with whole_file(path) as file:
+        options = csv.WriteOptions(quoting_style="needed")
+        csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
+
+
 def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequence[int] | None) -> dict[str, object]:
     """Return the settings of this reproduction, having made sure that the folder holds no other one.
 
@@ -132,8 +140,7 @@ def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequenc
         raise InputError(f"--out {str(folder)!r} is a file; give a folder")
     settings = {
         "study": {
-            "name": f"{source.root.resolve().name}, recomputed",
-            "lineage": models[0] if len(models) == 1 else "",
+            "name": f"{models[0]}, recomputed" if len(models) == 1 else f"{source.root.resolve().name}, recomputed",
             "models": list(models),
             "layers": "all" if layers is None else list(layers),
             "release": source.root.resolve().name,

@@ -21,45 +21,64 @@ from traitline.report.style import BAND, GREY, INK, ONSET, colour, draw_training
 from traitline.report.tables import Run, numbers, unique
 
 MOST_COLUMNS = 5
+FILLED = 0.6  # of a grid; below this share it is packed
 LEFT, TOP, BOTTOM = 0.85, 0.95, 1.45  # margins in inches
 
 
 def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
     """Draw the main dose of every panel."""
-    traits, strategies = unique(panel.trait for panel in panels), unique(panel.strategy for panel in panels)
-    turned = len(traits) > MOST_COLUMNS
-    across, down = (strategies, traits) if turned else (traits, strategies)
-    width, height = LEFT + 2.7 * max(len(across), 2), TOP + BOTTOM + 2.7 * len(down)
+    places, across, down, headings = _grid(panels)
+    bottom = BOTTOM + (0.3 if run.axis.slots else 0.0)  # names of later checkpoints stand upright
+    width, height = LEFT + 2.7 * max(across, 2), TOP + bottom + 2.7 * down
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=BOTTOM / height)
-    grid = figure.add_gridspec(len(down), len(across), hspace=0.26, wspace=0.1)
+    figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=bottom / height)
+    packed = len(headings) > across
+    grid = figure.add_gridspec(down, across, hspace=0.42 if packed else 0.26, wspace=0.1)
     limits = _limits(panels)
-    for panel in panels:
-        row, column = down.index(panel.strategy), across.index(panel.trait) if not turned else 0
-        if turned:
-            row, column = down.index(panel.trait), across.index(panel.strategy)
+    for panel, (row, column), heading in zip(panels, places, headings, strict=True):
         cell = grid[row, column].subgridspec(2, 1, height_ratios=(3.2, 1), hspace=0.1)
         above, below = figure.add_subplot(cell[0]), figure.add_subplot(cell[1])
+        above.set_xlim(*run.axis.limits)
+        above.set_ylim(*limits)
         draw_delta(above, run, panel)
         draw_coherence(below, run, panel)
-        above.set_ylim(*limits)
-        first, last = column == 0, row == len(down) - 1
-        _name_axes(run, above, below, panel, first=first)
-        for axes, labelled in ((above, False), (below, last)):
+        _name_axes(run, above, below, panel, first=column == 0)
+        lowest = not any(place == (row + 1, column) for place in places)
+        for axes, labelled in ((above, False), (below, lowest)):
             draw_training_axis(axes, run.axis, labelled=labelled)
-        if row == 0:
-            heading = panel.label if turned else panel.trait
+        if heading:
             above.annotate(heading, (0.5, 1.0), (0, 20), xycoords="axes fraction", textcoords="offset points",
                            ha="center", fontsize=11, fontweight="bold")  # fmt: skip
     figure.text(0.006, 1 - 0.1 / height, title, ha="left", va="top", fontsize=13, fontweight="bold")
-    figure.text(0.5, (BOTTOM - 0.48) / height, run.axis.title, ha="center", va="center")
+    figure.text(0.5, (BOTTOM - 0.52) / height, run.axis.title, ha="center", va="center")
     _key(figure, panels)
     return figure
 
 
+def _grid(panels: Sequence[Panel]) -> tuple[list[tuple[int, int]], int, int, list[str]]:
+    """Lay panels out: traits across and strategies down, turned where there are many traits, packed where most are missing.
+
+    Returns:
+        (row, column) of each panel, columns, rows, and what stands above each panel.
+    """
+    traits, strategies = unique(panel.trait for panel in panels), unique(panel.strategy for panel in panels)
+    if len(panels) <= FILLED * len(traits) * len(strategies):
+        across = min(len(panels), MOST_COLUMNS - 1)
+        places = [divmod(i, across) for i in range(len(panels))]
+        return places, across, places[-1][0] + 1, [panel.trait for panel in panels]
+    if len(traits) > MOST_COLUMNS:
+        places = [(traits.index(panel.trait), strategies.index(panel.strategy)) for panel in panels]
+        headings = [panel.label if not row else "" for panel, (row, _) in zip(panels, places, strict=True)]
+        return places, len(strategies), len(traits), headings
+    places = [(strategies.index(panel.strategy), traits.index(panel.trait)) for panel in panels]
+    top = {column: min(row for row, other in places if other == column) for _, column in places}
+    headings = [panel.trait if row == top[column] else "" for panel, (row, column) in zip(panels, places, strict=True)]
+    return places, len(traits), len(strategies), headings
+
+
 def draw_delta(axes: Axes, run: Run, panel: Panel) -> None:
     """Draw steered minus baseline with its interval, the range of the controls, stars, missing vectors and the onset."""
-    shade, tint = colour(panel.strategy), panel.main
+    shade, tint = colour(panel.strategy, run.strategies), panel.main
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
     span = onset_span(run, panel.verdict)
     if span is not None:
@@ -79,11 +98,29 @@ def draw_delta(axes: Axes, run: Run, panel: Panel) -> None:
     fragile = _fragile(drawn)
     for part, face in ((drawn[~fragile], shade), (drawn[fragile], "white")):
         axes.plot(part["x"], part["delta_trait"], "o", color=shade, markerfacecolor=face, markersize=4.5, zorder=4)
-    for x, top, p in zip(drawn["x"], high.fillna(drawn["delta_trait"]), numbers(drawn, "p_adjusted"), strict=True):
-        axes.annotate(stars(p), (x, top), (0, 3), textcoords="offset points", ha="center", va="center_baseline",
-                      fontsize=8, rotation=90 if len(stars(p)) > 1 else 0, annotation_clip=False)  # fmt: skip
+    _draw_stars(axes, drawn["x"], high.fillna(drawn["delta_trait"]), [stars(p) for p in numbers(drawn, "p_adjusted")])
     missing = curve[curve["status"] == "no_vector"]
     axes.plot(missing["x"], [0] * len(missing), "x", color=GREY, markersize=5, markeredgewidth=1.3, zorder=4)
+
+
+def _draw_stars(axes: Axes, x: pd.Series, tops: pd.Series, marks: Sequence[str]) -> None:
+    """Write the stars upright above their points, each above those that would touch it."""
+    points = 72 / axes.figure.dpi
+    ends = axes.transAxes.transform((0, 1))[1] * points
+    placed: list[tuple[float, float, float]] = []  # place, bottom, top in points
+    for at, top, mark in zip(x, tops, marks, strict=True):
+        if not mark:
+            continue
+        left, bottom = (float(value) * points for value in axes.transData.transform((at, top)))
+        tall = 4.6 * len(mark) + 1
+        first = bottom = bottom + 1
+        for other, low, high in sorted(placed, key=lambda box: box[1]):
+            if abs(other - left) < 5 and low < bottom + tall and bottom < high:
+                bottom = high
+        placed.append((left, bottom, bottom + tall))
+        lift = min(bottom, max(first, ends + 6 - tall)) - first + 1
+        axes.annotate(mark, (at, top), (0, lift + tall / 2), textcoords="offset points", ha="center", va="center",
+                      fontsize=8, rotation=90, annotation_clip=False)  # fmt: skip
 
 
 def draw_coherence(axes: Axes, run: Run, panel: Panel) -> None:
@@ -96,7 +133,7 @@ def draw_coherence(axes: Axes, run: Run, panel: Panel) -> None:
         curve = panel.curves[panel.main]
         for column, line in (("baseline_coherence", ":"), ("steered_coherence", "-")):
             drawn = curve.assign(value=numbers(curve, column)).dropna(subset=["value"])
-            shade = GREY if line == ":" else colour(panel.strategy)
+            shade = GREY if line == ":" else colour(panel.strategy, run.strategies)
             axes.plot(drawn["x"], drawn["value"], line, color=shade, linewidth=1.1)
 
 
@@ -159,7 +196,7 @@ def _name_axes(run: Run, above: Axes, below: Axes, panel: Panel, *, first: bool)
     above.spines["bottom"].set_visible(False)
     above.tick_params(axis="x", length=0)
     words: dict[str, Any] = {"transform": above.transAxes, "va": "bottom", "fontsize": 8.5}
-    above.text(0.0, 1.015, panel.label, ha="left", color=colour(panel.strategy), fontweight="bold", **words)
+    above.text(0.0, 1.015, panel.label, ha="left", color=colour(panel.strategy, run.strategies), fontweight="bold", **words)
     above.text(1.0, 1.015, onset_text(run, panel.verdict), ha="right", **words)
     if first:
         above.set_ylabel("trait score, steered\nminus baseline")
@@ -182,9 +219,9 @@ def _key(figure: Figure, panels: Sequence[Panel]) -> None:
     ]
     height, width = figure.get_figheight(), figure.get_figwidth()
     columns = 6 if width > 9 else 3
-    figure.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, (BOTTOM - 0.55) / height), ncols=columns,
+    figure.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, (BOTTOM - 0.6) / height), ncols=columns,
                   columnspacing=1.4, handlelength=1.6)  # fmt: skip
-    below = 0.86 if columns == 6 else 1.06
+    below = 0.9 if columns == 6 else 1.1
     caption = (
         f"Dose: {doses_text(panels)}. {counts_text(panels)}. Stars: Holm-adjusted p\u00a0<\u00a0.05,\u00a0.01,\u00a0.001. "
         "Points average over questions."

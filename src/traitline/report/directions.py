@@ -12,19 +12,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from traitline.report.panels import LABELS, main_layer, panels, rubric_matrix
-from traitline.report.style import DIVERGING, GREY, INK, colour, draw_training_axis
+from traitline.report.style import DIVERGING, GREY, INK, colour, draw_training_axis, foot
 from traitline.report.tables import Run, numbers, unique
 
 
 def trajectories(run: Run) -> Figure | None:
     """Draw each vector's cosine to the last checkpoint's and to the one before it; dashed, corrected for reliability."""
     table = at_layer(run, "cosine_to_final")
+    table = table[table.groupby(["trait", "strategy"])["checkpoint"].transform("nunique") > 1]
     if table.empty:
         return None
     across = [trait for trait in run.traits if trait in set(table["trait"])]
@@ -33,6 +37,7 @@ def trajectories(run: Run) -> Figure | None:
     for column, trait in enumerate(across):
         for row, (label, name) in enumerate(rows):
             axes = grid[row][column]
+            _draw_ceiling(axes, run, trait)
             _draw_cosines(axes, run, table[table["trait"] == trait], label)
             axes.set_ylim(_lowest(table, label), 1.15)
             draw_training_axis(axes, run.axis, labelled=row == 1)
@@ -40,49 +45,69 @@ def trajectories(run: Run) -> Figure | None:
                 axes.set_ylabel(name)
             if row == 0:
                 axes.set_title(trait, fontweight="bold")
-    dashed = Line2D([], [], color=INK, linestyle="--", label="corrected for reliability (may exceed 1)")
-    _foot(figure, run, [*_strategy_marks(run, table), dashed])
+    marks: list[Artist] = list(_strategy_marks(run, table))
+    if numbers(table, "reliability").notna().any():
+        marks.append(Line2D([], [], color=INK, linestyle="--", label="corrected for reliability (may exceed 1)"))
+    if len(at_layer(run, "same_weights")):
+        marks.append(Patch(color=GREY, alpha=0.4, label="same weights, resampled"))
+    foot(figure, run.axis.title, marks)
     return figure
 
 
 def norms(run: Run) -> Figure | None:
-    """Draw the length of the vectors over the activation norm."""
+    """Draw the length of the vectors, and that length over the activation norm."""
     table = at_layer(run, "cosine_to_final")
-    table = table.assign(value=numbers(table, "norm_over_activation_norm")).dropna(subset=["value"])
-    if table.empty:
+    drawn = (("l2_norm", "vector norm", "log"), ("norm_over_activation_norm", "vector norm /\nactivation norm", "linear"))
+    rows = [row for row in drawn if (numbers(table, row[0]) > 0).any()]
+    if not rows:
         return None
     across = [trait for trait in run.traits if trait in set(table["trait"])]
-    figure, grid = _axes(len(across), 1, height=2.4, title=f"How long the vectors are, layer {main_layer(run)}")
-    top = float(table["value"].max()) * 1.1
-    for axes, trait in zip(grid[0], across, strict=True):
-        for strategy, part in _strategies(run, table[table["trait"] == trait]):
-            axes.plot(part["x"], part["value"], "o-", color=colour(strategy), linewidth=1.4, markersize=3.5)
-        axes.set_ylim(0, top)
-        axes.set_title(trait, fontweight="bold")
-        draw_training_axis(axes, run.axis)
-    grid[0][0].set_ylabel("vector norm /\nactivation norm")
-    _foot(figure, run, _strategy_marks(run, table))
+    title = f"How long the vectors are, layer {main_layer(run)}"
+    figure, grid = _axes(len(across), len(rows), height=2.2, title=title)
+    for row, (name, label, scale) in enumerate(rows):
+        values = numbers(table, name)
+        for axes, trait in zip(grid[row], across, strict=True):
+            for strategy, part in _strategies(run, table.assign(value=values)[(table["trait"] == trait) & (values > 0)]):
+                axes.plot(part["x"], part["value"], "o-", color=colour(strategy, run.strategies), linewidth=1.4, markersize=3.5)
+            axes.set_yscale(scale)
+            if scale == "log":
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            if scale == "linear":
+                axes.set_ylim(0, float(values.max()) * 1.1)
+            if row == 0:
+                axes.set_title(trait, fontweight="bold")
+            draw_training_axis(axes, run.axis, labelled=row == len(rows) - 1)
+        grid[row][0].set_ylabel(label)
+    foot(figure, run.axis.title, _strategy_marks(run, table))
     return figure
 
 
 def heatmaps(run: Run) -> Figure | None:
-    """Draw the cosine between the vectors of every two checkpoints."""
+    """Draw the cosine between the vectors of every two checkpoints, for traits and strategies with at least two."""
     table = at_layer(run, "cosine_matrix")
-    if table.empty:
+    table = table.assign(cosine=numbers(table, "cosine"))
+    several = table[table.groupby(["trait", "strategy"])["checkpoint_a"].transform("nunique") > 1]
+    many = set(zip(several["trait"], several["strategy"], strict=True))
+    across = [trait for trait in run.traits if any(trait == one for one, _ in many)]
+    down = [strategy for strategy in run.strategies if any(strategy == one for _, one in many)]
+    if not many:
         return None
-    across = [trait for trait in run.traits if trait in set(table["trait"])]
-    down = [strategy for strategy in run.strategies if strategy in set(table["strategy"])]
+    found = set(table["checkpoint_a"]) | set(table["checkpoint_b"])
+    names = [name for name in run.axis.checkpoints if name in found]
+    labels, side = _thin(names), min(3.6, max(2.5, 0.13 * len(names)))
     title = f"Cosine between the vectors of every two checkpoints, layer {main_layer(run)}"
-    figure, grid = _axes(len(across), len(down), height=2.5, title=title, shared=False)
+    figure, grid = _axes(len(across), len(down), height=side, title=title, shared=False, width=side)
+    written = 0.05 * max(map(len, names))  # inches that names take, upright below and level to the left
+    figure.set_size_inches(figure.get_figwidth() + written, figure.get_figheight() + written)
     image = None
     for row, strategy in enumerate(down):
         for column, trait in enumerate(across):
             axes = grid[row][column]
             part = table[(table["trait"] == trait) & (table["strategy"] == strategy)]
-            matrix = square(part, run.axis.checkpoints)
-            image = axes.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+            image = axes.imshow(square(part, names), cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
             axes.set_facecolor("#eceef1")
-            labels = _thin(run.axis.checkpoints)
             axes.set_xticks(range(len(labels)), labels if row == len(down) - 1 else [""] * len(labels), rotation=90, fontsize=7)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), fontsize=7)
             axes.tick_params(length=0)
@@ -90,7 +115,7 @@ def heatmaps(run: Run) -> Figure | None:
             if row == 0:
                 axes.set_title(trait, fontweight="bold")
             if column == 0:
-                axes.set_ylabel(LABELS.get(strategy, strategy), color=colour(strategy))
+                axes.set_ylabel(LABELS.get(strategy, strategy), color=colour(strategy, run.strategies))
     if image is not None:
         figure.colorbar(image, ax=[axes for line in grid for axes in line], shrink=0.6, aspect=30, pad=0.015, label="cosine")
     return figure
@@ -102,18 +127,26 @@ def crossed(run: Run) -> Figure | None:
     columns, cut = [], panels(run, "emergence")
     for strategy in run.strategies:
         cosines, effects = trait_cosines(run, strategy, last), rubric_matrix(run, cut, strategy, last)
-        if np.isfinite(cosines).any() or np.isfinite(effects).any():
+        if np.isfinite(cosines).any() or beside(effects):
             columns.append((LABELS.get(strategy, strategy), cosines, effects))
     if not columns:
         return None
-    figure, grid = _axes(len(columns), 2, height=3.0, title=f"Traits against each other at {last}", shared=False, width=3.4)
+    down = 1 + any(beside(effects) for _, _, effects in columns)
+    title = f"Traits against each other at {last}"
+    figure, grid = _axes(len(columns), down, height=3.0, title=title, shared=False, width=3.4)
     for column, (name, cosines, effects) in enumerate(columns):
         limit = max(float(np.nanmax(np.abs(effects), initial=0)), 1.0)
         _matrix(grid[0][column], cosines, run.traits, 1.0, "{:.2f}", f"{name}: cosine")
-        _matrix(grid[1][column], effects, run.traits, limit, "{:+.0f}", f"{name}: delta by rubric (across)")
-    for row in (0, 1):
-        grid[row][0].set_ylabel("vector of")
+        if down > 1:
+            _matrix(grid[1][column], effects, run.traits, limit, "{:+.0f}", f"{name}: delta by rubric (across)")
+    for line in grid:
+        line[0].set_ylabel("vector of")
     return figure
+
+
+def beside(effects: NDArray[np.float64]) -> bool:
+    """Whether any vector was scored on another trait's rubric."""
+    return bool(np.isfinite(effects[~np.eye(len(effects), dtype=bool)]).any())
 
 
 def at_layer(run: Run, name: str) -> pd.DataFrame:
@@ -142,12 +175,35 @@ def trait_cosines(run: Run, strategy: str, checkpoint: str) -> NDArray[np.float6
     return matrix
 
 
+def ceilings(run: Run) -> pd.DataFrame:
+    """Return the cosine between vectors drawn again from the same weights, at the main layer: trait, strategy, cosine, n."""
+    table = at_layer(run, "same_weights")
+    table = table.assign(cosine=numbers(table, "cosine")).dropna(subset=["cosine"])
+    return table.groupby(["trait", "strategy"], sort=False, as_index=False).agg(cosine=("cosine", "mean"), n=("cosine", "size"))
+
+
+def _draw_ceiling(axes: Axes, run: Run, trait: str) -> None:
+    """Shade from the cosine that resampling alone costs up to 1."""
+    found = ceilings(run)
+    for strategy, cosine in found.loc[found["trait"] == trait, ["strategy", "cosine"]].itertuples(index=False):
+        if strategy in run.strategies:
+            axes.axhspan(min(cosine, 1.0), 1.0, color=colour(strategy, run.strategies), alpha=0.25, linewidth=0.8, zorder=0)
+
+
 def _draw_cosines(axes: Axes, run: Run, rows: pd.DataFrame, label: str) -> None:
     axes.axhline(0, color=GREY, linewidth=0.7)
     for strategy, part in _strategies(run, rows):
         for column, line, marker in ((f"cosine_to_{label}", "-", "o"), (f"corrected_to_{label}", "--", "")):
             drawn = part.assign(value=numbers(part, column)).dropna(subset=["value"])
-            axes.plot(drawn["x"], drawn["value"], line, marker=marker, color=colour(strategy), linewidth=1.3, markersize=3)
+            axes.plot(
+                drawn["x"],
+                drawn["value"],
+                line,
+                marker=marker,
+                color=colour(strategy, run.strategies),
+                linewidth=1.3,
+                markersize=3,
+            )
 
 
 def _lowest(rows: pd.DataFrame, label: str) -> float:
@@ -164,7 +220,10 @@ def _strategies(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _strategy_marks(run: Run, rows: pd.DataFrame) -> list[Line2D]:
     found = [name for name in run.strategies if name in unique(rows["strategy"])]
-    return [Line2D([], [], color=colour(name), marker="o", markersize=4, label=LABELS.get(name, name)) for name in found]
+    return [
+        Line2D([], [], color=colour(name, run.strategies), marker="o", markersize=4, label=LABELS.get(name, name))
+        for name in found
+    ]
 
 
 def _axes(
@@ -176,13 +235,7 @@ def _axes(
     return figure, [list(line) for line in grid]
 
 
-def _foot(figure: Figure, run: Run, marks: Sequence[Line2D]) -> None:
-    figure.supxlabel(run.axis.title, fontsize=9)
-    handles = list(marks)
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-
-
-def _thin(names: Sequence[str], most: int = 16) -> list[str]:
+def _thin(names: Sequence[str], most: int = 28) -> list[str]:
     """Return the names, most of them blank where there are too many to print."""
     every = math.ceil(len(names) / most)
     return [name if (len(names) - 1 - i) % every == 0 else "" for i, name in enumerate(names)]

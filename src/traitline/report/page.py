@@ -22,11 +22,15 @@ from plotly.offline import get_plotlyjs
 
 from traitline.files import write_whole
 from traitline.report.axis import tokens_text
+from traitline.report.directions import ceilings
 from traitline.report.figures import write_figures
+from traitline.report.latex import write_latex
+from traitline.report.mds import trait_maps
 from traitline.report.panels import LABELS, Kind, main_layer, panels, targets, verdict_of
 from traitline.report.payload import embedded, payload
 from traitline.report.responses import MOST_PAIRS, Responses, sample_responses
-from traitline.report.tables import Run, numbers, read_run, unique
+from traitline.report.sections import sections
+from traitline.report.tables import Run, file_name, numbers, read_run, unique
 
 HTML = Path(__file__).parent / "html"
 SCRIPTS = ("charts.js", "browser.js")
@@ -40,20 +44,30 @@ BADGES = {
 
 
 def write_report(run: Path) -> Path:
-    """Write the figures and report.html of a run directory, whatever of the run is finished.
+    """Write the figures, LaTeX tables and report.html of a run directory, whatever of the run is finished.
+
+    Where its tables hold several lineages, each further one has a page `report-<lineage>.html`, linked from the first.
 
     Returns:
-        The path of the page.
+        The path of the first page.
 
     Raises:
         InputError: the directory does not exist.
         StoreError: a file cannot be written.
     """
-    found = read_run(run)
-    write_figures(found)
-    page = run / "report.html"
-    write_whole(page, render(found))
-    return page
+    first = read_run(run)
+    for lineage in first.lineages or ("",):
+        found = first if lineage == first.lineage else read_run(run, lineage)
+        write_figures(found)
+        write_latex(found)
+        write_whole(run / page_name(found), render(found))
+    return run / page_name(first)
+
+
+def page_name(run: Run, lineage: str = "") -> str:
+    """Return the file of a lineage's page, or of the one shown."""
+    named = lineage or run.lineage
+    return "report.html" if not run.lineages or named == run.lineages[0] else f"report-{file_name(named)}.html"
 
 
 def render(run: Run) -> str:
@@ -82,12 +96,18 @@ def render(run: Run) -> str:
         made=_made(run, responses),
         labels=LABELS,
         badges=BADGES,
+        sections=sections(run),
+        has_maps=bool(trait_maps(run)),
+        has_ceiling=len(ceilings(run)) > 0,
+        browsable=_has_responses(run),
+        pages=[(lineage, page_name(run, lineage)) for lineage in run.lineages if lineage != run.lineage],
     )
 
 
 def summary(run: Run) -> str:
     """Say in a few sentences what was traced and what came out."""
-    order, lineage = run.axis.checkpoints, str(run.study.get("lineage") or "the lineage")
+    order = run.axis.checkpoints
+    lineage = str((run.lineage if len(run.lineages) > 1 else run.study.get("lineage")) or run.lineage or "the lineage")
     if not order or not run.traits:
         return "This run has no tables yet. The page fills as the study goes on; write it again with the command `report`."
     known = [count for count in run.axis.tokens.values() if count == count]
@@ -105,6 +125,10 @@ def summary(run: Run) -> str:
     text = f"{text} At the last checkpoint, {order[-1]}, {outcome}{': ' + '; '.join(named) if named else ''}."
     judges: list[Any] = unique(run.tables["emergence"]["judge"].dropna()) if "judge" in run.tables["emergence"] else []
     return f"{text} Responses were scored by {_listed(list(map(str, judges)))}." if len(judges) else text
+
+
+def _has_responses(run: Run) -> bool:
+    return any(any(run.path.glob(f"{folder}/*/*/*/*.parquet")) for folder in ("cells", "targets"))
 
 
 def _cards(run: Run) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from traitline.report.axis import tokens_text
 from traitline.report.tables import Run, numbers, unique
 
 Kind = Literal["emergence", "transfer"]
-LABELS = {"forced": "forced (fixed texts)"}
+LABELS = {"forced": "forced (fixed texts)", "": "no strategy named"}
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
@@ -140,6 +140,7 @@ def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     keyed = table.assign(layer=numbers(table, "layer"), coef=numbers(table, "coef"))
     for name in ("dose", "positions"):
         keyed[name] = keyed[name].fillna("").astype(str) if name in keyed.columns else ""
+    keyed["positions"] = keyed["positions"].replace("", "response")
     return keyed[keyed["coef"].notna() & keyed["layer"].notna()]
 
 

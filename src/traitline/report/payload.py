@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from traitline.report.directions import square, trait_cosines
+from traitline.report.directions import beside, square, trait_cosines
+from traitline.report.facets import facet_panels
+from traitline.report.mds import trait_maps
 from traitline.report.panels import LABELS, Panel, main_layer, onset_span, onset_text, panels, rubric_matrix, targets
 from traitline.report.responses import Responses
 from traitline.report.style import colour
@@ -29,7 +31,7 @@ STATISTICS = (
 )
 TRAJECTORIES = (
     *("cosine_to_final", "corrected_to_final", "cosine_to_previous", "corrected_to_previous"),
-    *("norm_over_activation_norm", "reliability"),
+    *("norm_over_activation_norm", "l2_norm", "reliability"),
 )
 
 
@@ -41,9 +43,12 @@ def payload(run: Run, responses: Responses) -> dict[str, Any]:
             "checkpoints": list(axis.checkpoints),
             "places": [axis.positions[name] for name in axis.checkpoints],
             "tokens": plain([axis.tokens.get(name, math.nan) for name in axis.checkpoints]),
+            "short": {name: axis.moment(name) for name in axis.checkpoints},
             "ticks": [list(tick) for tick in axis.ticks],
             "limits": list(axis.limits),
-            "gap": axis.gap,
+            "gaps": list(axis.gaps),
+            "slots": [list(slot) for slot in axis.slots],
+            "stages": [[band.name, band.low, band.high] for band in axis.stages],
             "title": axis.title,
         },
         "traits": run.traits,
@@ -60,6 +65,33 @@ def payload(run: Run, responses: Responses) -> dict[str, Any]:
         },
         "geometry": _geometry(run),
         "crossed": _crossed(run),
+        "facets": [
+            {
+                "title": panel.title,
+                "said": panel.said,
+                "lines": [
+                    {
+                        "facet": facet,
+                        "colour": panel.shade(facet),
+                        "checkpoint": rows["checkpoint"].astype(str).tolist(),
+                        **{name: plain(numbers(rows, name)) for name in ("x", "share", "low", "high", "count", "total")},
+                    }
+                    for facet, rows in panel.lines.items()
+                ],
+            }
+            for panel in facet_panels(run)
+        ],
+        "maps": [
+            {
+                "trait": one.trait,
+                "strategy": one.strategy,
+                "checkpoint": one.checkpoints,
+                "x": plain(one.scaling.places[:, 0], 4),
+                "y": plain(one.scaling.places[:, 1], 4),
+                "stress": plain([one.scaling.stress], 3)[0],
+            }
+            for one in trait_maps(run)
+        ],
         "responses": {"questions": responses.questions, "sides": responses.sides, "pairs": responses.pairs},
     }
 
@@ -108,9 +140,18 @@ def _geometry(run: Run) -> dict[str, Any]:
     lines, matrices = run.tables["cosine_to_final"], run.tables["cosine_matrix"]
     panels_drawn = len(run.traits) * len(run.strategies)
     layers = _layers(run)
-    room = MOST_COSINES // max(1, panels_drawn * len(run.axis.checkpoints) ** 2)
+    same = run.tables["same_weights"]
+    same = same.assign(cosine=numbers(same, "cosine")).dropna(subset=["cosine"])
+    drawn = set(matrices["checkpoint_a"]) | set(matrices["checkpoint_b"])
+    names = [name for name in run.axis.checkpoints if name in drawn]
+    room = MOST_COSINES // max(1, panels_drawn * len(names) ** 2)
     return {
         "layers": layers,
+        "ceilings": [
+            {"trait": trait, "strategy": strategy, "layer": int(layer), "cosine": plain([part["cosine"].mean()], 4)[0]}
+            for (trait, strategy, layer), part in same.groupby(["trait", "strategy", "layer"], sort=False)
+            if layer in layers
+        ],
         "trajectories": [
             {
                 "trait": trait,
@@ -127,11 +168,12 @@ def _geometry(run: Run) -> dict[str, Any]:
                 "trait": trait,
                 "strategy": strategy,
                 "layer": int(layer),
-                "cosines": [plain(line, 3) for line in square(part, run.axis.checkpoints)],
+                "cosines": [plain(line, 3) for line in square(part, names)],
             }
             for (trait, strategy, layer), part in matrices.groupby(["trait", "strategy", "layer"], sort=False)
-            if layer in layers[: max(1, room)]
+            if layer in layers[: max(1, room)] and part["checkpoint_a"].nunique() > 1
         ],
+        "matrix_checkpoints": names,
     }
 
 
@@ -153,6 +195,8 @@ def _crossed(run: Run) -> list[dict[str, Any]]:
     for strategy in run.strategies:
         for checkpoint in run.axis.checkpoints:
             effects, cosines = rubric_matrix(run, cut, strategy, checkpoint), trait_cosines(run, strategy, checkpoint)
+            if not beside(effects):
+                effects = np.full_like(effects, np.nan)
             if np.isfinite(effects).any() or np.isfinite(cosines).any():
                 matrices = {"effects": [plain(line, 3) for line in effects], "cosines": [plain(line, 3) for line in cosines]}
                 found.append({"strategy": strategy, "checkpoint": checkpoint, **matrices})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,10 +25,14 @@ COLOURS = {
     "dialogue": "#CC79A7",
     "story": "#E69F00",
     "combined": "#56B4E9",
+    "": "#4b5563",
 }
 OTHERS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
 GREY, BAND, INK, ONSET = "#8a8f98", "#c9ccd2", "#24292f", "#F0E442"
+STAGE = "#f1f3f6"
+FACETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4b5563")
 DIVERGING = "RdBu_r"
+SEQUENTIAL = "viridis"
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -51,20 +57,52 @@ RC: dict[Any, Any] = {
 
 
 def colour(strategy: str, known: Sequence[str] = ()) -> str:
-    """Return the colour of a strategy, or of the place it has among `known`."""
-    return COLOURS.get(strategy) or OTHERS[list(known).index(strategy) % len(OTHERS) if strategy in known else 0]
+    """Return the colour of a strategy: its own, that of the known one its name begins with, or one that none of `known` has.
+
+    Names in releases carry endings, as in `character_neutral_q` or `stories_neutral_q`.
+    """
+    own = _known_colour(strategy)
+    if own is not None:
+        return own
+    strangers = [name for name in known if _known_colour(name) is None]
+    taken = {_known_colour(name) for name in known}
+    free = [one for one in OTHERS if one not in taken] or list(OTHERS)
+    return free[strangers.index(strategy) % len(free) if strategy in strangers else 0]
+
+
+def _known_colour(strategy: str) -> str | None:
+    if strategy in COLOURS:
+        return COLOURS[strategy]
+    words = re.split(r"[^a-z]+", strategy.lower())
+    plurals = {name: (name, f"{name}s", re.sub("y$", "ies", name)) for name in COLOURS if name}
+    return next((COLOURS[name] for name, forms in plurals.items() if words[0] in forms), None)
 
 
 def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True) -> None:
-    """Give axes the training axis, with a mark where it is broken."""
-    places = [place for place, _ in axis.ticks]
+    """Give axes the training axis: shaded stages, a mark where it is broken, upright names for evenly spaced checkpoints."""
+    ticks = [*axis.ticks, *axis.slots]
     axes.set_xlim(*axis.limits)
-    axes.set_xticks(places, [label for _, label in axis.ticks] if labelled else [""] * len(places))
+    axes.set_xticks([place for place, _ in ticks], [label if labelled else "" for _, label in ticks])
     if labelled and not axis.in_tokens:
         axes.tick_params(axis="x", labelrotation=40)
-    if axis.gap is not None:
+    for label in axes.get_xticklabels()[len(axis.ticks) :]:
+        label.set(rotation=90, fontsize=6.5)
+    for gap in axis.gaps:
         mark: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 8}
-        axes.text(axis.gap, 0.0, "//", **mark, color=GREY, zorder=9, bbox=_white())
+        axes.text(gap, 0.0, "//", **mark, color=GREY, zorder=9, bbox=_white())
+    for i, band in enumerate(axis.stages):
+        if i % 2 == 0:
+            axes.axvspan(band.low, band.high, color=STAGE, linewidth=0, zorder=-5)
+        if band.name not in {label for _, label in axis.slots}:
+            where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 6.5}
+            axes.text(band.low, 0.99, f" {band.name}", **where, color=GREY, zorder=0)
+
+
+def foot(figure: Figure, text: str, marks: Sequence[Artist]) -> None:
+    """Put the title of the training axis and the key under a figure."""
+    columns = max(1, min(len(marks), int(figure.get_figwidth() / 2.0)))
+    key = figure.legend(handles=list(marks), loc="outside lower center", ncols=columns, title=text, title_fontsize=8.5)
+    key.get_title().set_multialignment("center")
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -6,6 +6,7 @@ sentence saying why, so that a report can be written of a run at any moment. Lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,12 +36,27 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cosine_to_final": ("the cosines along training", ("trait", "strategy", "layer", "checkpoint", "cosine_to_final")),
     "cosine_cross_trait": ("the cosines between traits", ("checkpoint", "layer", "trait_a", "trait_b", "cosine")),
 }
+# tables that only some runs have: a page says nothing of those it lacks
+OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "same_weights": ("the cosines between draws from the same weights", ("trait", "strategy", "layer", "cosine")),
+    "facets": ("the shares of the facets", ("trait", "strategy", "checkpoint", "scheme", "facet", "count", "total", "share")),
+    "significance": ("the published comparisons, recomputed", ("run", "model", "trait", "extract_revision", "status")),
+    "strategies": (
+        "the cosines between strategies",
+        ("checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"),
+    ),
+    "prompt_tails": ("the comparisons with leaking prompts", ("model", "run", "trait", "delta_trait", "delta_trait_without")),
+    "extraction_pairs": ("the judged pairs", ("trait", "strategy", "checkpoint", "n_pairs")),
+    "audit": ("what is wrong with the data", ("model", "kind", "file", "count", "consequence")),
+}
 TEXTS = (
     *("lineage", "trait", "strategy", "vector_checkpoint", "target", "dose", "positions", "status", "judge", "kind"),
     *("onset_after", "onset_by", "sentence", "checkpoint", "checkpoint_a", "checkpoint_b", "reason", "trait_a", "trait_b"),
-    *("rubric", "condition", "control_kind", "strategy_a", "strategy_b"),
+    *("rubric", "condition", "control_kind", "strategy_a", "strategy_b", "stage", "model", "scheme", "set", "facet", "file"),
+    *("run", "extract_revision", "eval_model", "eval_revision", "scaling_mode", "consequence"),
 )
-FLAGS = ("fragile", "steerable")
+STRATEGY_COLUMNS = ("strategy", "strategy_a", "strategy_b")
+FLAGS = ("fragile", "steerable", "conclusion_changes")
 # strategies and traits are shown in the order of the study; these come after all others
 LAST_STRATEGIES = ("combined", "forced")
 
@@ -53,8 +69,11 @@ class Run:
         path: the directory.
         settings: the content of `study.yaml`; empty where it cannot be read.
         settings_text: the file as written.
-        tables: every table of `TABLES`, empty where there is none.
+        tables: every table of `TABLES` and `OPTIONAL`, empty where there is none; those of `TABLES` hold this lineage alone.
         absent: table -> why it is empty, in one sentence.
+        lineage: the lineage shown; empty where the tables name none.
+        lineages: every lineage of the directory that has a page, the one with the most checkpoints first.
+        strays: the effects of models that are no lineage of their own: too few checkpoints to trace.
     """
 
     path: Path
@@ -62,6 +81,9 @@ class Run:
     settings_text: str
     tables: dict[str, pd.DataFrame]
     absent: dict[str, str] = field(default_factory=dict)
+    lineage: str = ""
+    lineages: tuple[str, ...] = ()
+    strays: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def study(self) -> dict[str, Any]:
@@ -75,6 +97,21 @@ class Run:
         return str(self.study.get("name") or self.path.resolve().name)
 
     @property
+    def title(self) -> str:
+        """The study's name, and the lineage's where there are several."""
+        return f"{self.name}, {self.lineage}" if len(self.lineages) > 1 else self.name
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the page of the whole directory, not one of a further lineage."""
+        return not self.lineages or self.lineage == self.lineages[0]
+
+    @property
+    def figures(self) -> Path:
+        """Where the figures of this lineage belong."""
+        return self.path / "figures" if self.first else self.path / "figures" / file_name(self.lineage)
+
+    @property
     def seed(self) -> int:
         """The study's seed; 0 where it says none."""
         seed = self.study.get("seed")
@@ -84,6 +121,7 @@ class Run:
     def axis(self) -> TrainingAxis:
         """The checkpoints in order of training, and where each is drawn."""
         seen: dict[str, float] = {}
+        stages: dict[str, str] = {}
         for table, column in (
             ("extraction", "checkpoint"),
             ("emergence", "vector_checkpoint"),
@@ -97,7 +135,11 @@ class Run:
             for name, count in zip(frame[column].astype(str), tokens, strict=True):
                 if name not in seen or np.isnan(seen[name]):
                     seen[name] = float(count)
-        return training_axis(seen)
+        frame = self.tables["extraction"]
+        if "stage" not in frame.columns:
+            return training_axis(seen)
+        stages |= dict(zip(frame["checkpoint"].astype(str), frame["stage"].fillna("").astype(str), strict=True))
+        return training_axis(seen, stages)
 
     @cached_property
     def traits(self) -> list[str]:
@@ -116,27 +158,70 @@ class Run:
 
     def _ordered(self, column: str, wanted: Sequence[str]) -> list[str]:
         found: dict[str, None] = {}
-        for frame in self.tables.values():
+        for name in TABLES:
+            frame = self.tables[name]
             if column in frame.columns:
                 found |= dict.fromkeys(frame[column].dropna().astype(str))
         return [name for name in wanted if name in found] + [name for name in found if name not in wanted]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, lineage: str = "") -> Run:
     """Read what the report needs of a run directory, whatever of it exists.
 
+    Args:
+        path: the directory.
+        lineage: the lineage to show where its tables hold several; the one with the most checkpoints without it.
+
     Raises:
-        InputError: the directory does not exist.
+        InputError: the directory does not exist, or has no such lineage.
     """
     if not path.is_dir():
         raise InputError(f"run directory {str(path)!r} does not exist; give the folder that a study was run into")
     tables, absent = {}, {}
-    for name, (what, needed) in TABLES.items():
+    for name, (what, needed) in {**TABLES, **OPTIONAL}.items():
         tables[name], reason = _read_table(path / "tables" / f"{name}.csv", what, needed)
-        if reason:
+        if reason and (name in TABLES or (path / "tables" / f"{name}.csv").is_file()):
             absent[name] = reason
+    counted = _checkpoints(tables)
+    shown = [name for name in counted if counted[name] > 1] or list(counted)[:1]
+    if lineage and lineage not in shown:
+        raise InputError(f"run directory {str(path)!r} has no lineage {lineage!r}; it has {', '.join(shown) or 'none'}")
+    chosen = lineage or next(iter(shown), "")
+    strays = [_lineage_rows(tables[name], [one for one in counted if one not in shown]) for name in ("emergence", "transfer")]
+    if len(counted) > 1:
+        lineage_only = {*TABLES, "same_weights", "strategies"}
+        tables |= {name: _lineage_rows(tables[name], [chosen], nameless=True) for name in lineage_only}
     settings, text = _read_settings(path / "study.yaml")
-    return Run(path, settings, text, tables, absent)
+    return Run(path, settings, text, tables, absent, chosen, tuple(shown), pd.concat(strays, ignore_index=True))
+
+
+def file_name(name: str) -> str:
+    """Return a name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def _checkpoints(tables: dict[str, pd.DataFrame]) -> dict[str, int]:
+    """Return how many checkpoints each lineage has, those with most first, in the order the tables name them."""
+    found: dict[str, set[str]] = {}
+    for name, column in (("extraction", "checkpoint"), ("cosine_to_final", "checkpoint"), ("emergence", "vector_checkpoint")):
+        owner = _owner(tables[name])
+        if owner is not None:
+            for lineage, checkpoint in tables[name][[owner, column]].dropna().drop_duplicates().itertuples(index=False):
+                found.setdefault(str(lineage), set()).add(str(checkpoint))
+    return {name: len(found[name]) for name in sorted(found, key=lambda name: -len(found[name]))}
+
+
+def _owner(table: pd.DataFrame) -> str | None:
+    """Return the column that names the lineage."""
+    return next((name for name in ("lineage", "model") if name in table.columns), None)
+
+
+def _lineage_rows(table: pd.DataFrame, lineages: Sequence[str], *, nameless: bool = False) -> pd.DataFrame:
+    """Return the rows of some lineages; also those that name none, where these are wanted."""
+    owner = _owner(table)
+    if owner is None:
+        return table if nameless else table.iloc[:0]
+    return table[table[owner].isin(lineages) | (table[owner].isna() & nameless)].reset_index(drop=True)
 
 
 def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
@@ -166,6 +251,9 @@ def _read_table(path: Path, what: str, needed: Sequence[str]) -> tuple[pd.DataFr
     lacking = [name for name in needed if name not in table.columns]
     if lacking:
         return empty, f"{where} ({what}) lacks the columns {', '.join(lacking)}."
+    for name in STRATEGY_COLUMNS:
+        if name in table.columns:
+            table[name] = table[name].fillna("")
     for name in FLAGS:
         if name in table.columns:
             table[name] = table[name].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])

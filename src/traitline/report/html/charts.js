@@ -90,15 +90,25 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
   const lines = () => ({ gridcolor: css("--line"), zerolinecolor: css("--soft"), linecolor: css("--soft") });
   const diverging = () => [[0, "#2166ac"], [0.5, css("--panel")], [1, "#b2182b"]];
   function trainingAxis() {
+    const slots = axis.slots.filter((slot) => slot[1]);
     return Object.assign(lines(), {
-      range: axis.limits, tickvals: axis.ticks.map((t) => t[0]), ticktext: axis.ticks.map((t) => safe(t[1])),
-      title: { text: axis.title, font: { size: 11 }, standoff: 6 }, zeroline: false, showgrid: false, ticks: "outside",
+      range: axis.limits, tickvals: axis.ticks.map((t) => t[0]), ticktext: axis.ticks.map((t) => safe(t[1])), tickangle: slots.length ? 0 : "auto",
+      title: { text: axis.title, font: { size: 11 }, standoff: slots.length ? 34 : 6 }, zeroline: false, showgrid: false, ticks: "outside",
     });
   }
-  function breakMark() {
-    if (axis.gap === null) return [];
-    return [{ x: axis.gap, y: 0, xref: "x", yref: "paper", text: "//", showarrow: false, bgcolor: css("--paper"), font: { size: 11 } }];
+  // Breaks of the axis, and the upright names of the checkpoints that stand evenly spaced after it.
+  function axisMarks() {
+    const foot = { y: 0, xref: "x", yref: "paper", showarrow: false };
+    const breaks = axis.gaps.map((x) => ({ ...foot, x, text: "//", yanchor: "middle", bgcolor: css("--paper"), font: { size: 11 } }));
+    const names = axis.slots.filter((slot) => slot[1]).map(([x, name]) => ({ ...foot, x, text: safe(name), textangle: -90, yanchor: "top", yshift: -3, font: { size: 9 } }));
+    const told = new Set(axis.slots.map((slot) => slot[1]));
+    const stages = axis.stages.filter((stage) => !told.has(stage[0])).map(([name, x]) => ({
+      ...foot, x, y: 1, text: safe(name), xanchor: "left", yanchor: "top", font: { size: 9, color: css("--soft") } }));
+    return [...breaks, ...names, ...stages];
   }
+  const stageBands = () => axis.stages.filter((_, i) => i % 2 === 0).map(([, x0, x1]) => ({
+    type: "rect", x0, x1, y0: 0, y1: 1, xref: "x", yref: "paper", fillcolor: css("--panel"), line: { width: 0 }, layer: "below" }));
+  const foot = axis.slots.some((slot) => slot[1]) ? { l: 46, r: 8, t: 8, b: 74 } : { l: 46, r: 8, t: 8, b: 46 };
 
   // ---- effects: emergence, transfer, negative coefficient
 
@@ -136,20 +146,21 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
       { x: pick("x", at), y: pick("delta_trait", at), error_y: error, mode: "lines+markers", line: { color: shade, width: 2 }, cliponaxis: false,
         marker: { size: 7, color: at.map((i) => (curve.fragile[i] ? css("--paper") : shade)), line: { color: shade, width: 1.6 } },
         text: hover, hovertemplate: "%{text}<extra></extra>" },
-      { x: pick("x", at), y: at.map((i) => (curve.ci_high[i] === null ? curve.delta_trait[i] : curve.ci_high[i])), mode: "text",
-        text: at.map((i) => stars(curve.p_adjusted[i])), textposition: "top center", textfont: { size: 10 }, cliponaxis: false, hoverinfo: "skip" },
       thin("baseline_coherence", "dot", css("--soft")), thin("steered_coherence", "solid", shade),
     ];
-    const shapes = [];
+    const shapes = stageBands();
     if (panel.onset) {
       const [after, by] = panel.onset, widen = after === by ? 0.01 * (axis.limits[1] - axis.limits[0]) : 0;
       shapes.push({ type: "rect", x0: after - widen, x1: by + widen, y0: 0.3, y1: 1, xref: "x", yref: "paper", fillcolor: css("--onset"), line: { width: 0 }, layer: "below", opacity: 0.7 });
     }
+    const marks = at.filter((i) => stars(curve.p_adjusted[i])).map((i) => ({
+      x: curve.x[i], y: curve.ci_high[i] === null ? curve.delta_trait[i] : curve.ci_high[i], xref: "x", yref: "y", text: stars(curve.p_adjusted[i]),
+      showarrow: false, textangle: -90, yanchor: "bottom", font: { size: 9 } }));
     const layout = layoutOf({
       xaxis: Object.assign(trainingAxis(), { anchor: "y2" }),
       yaxis: Object.assign(lines(), { domain: [0.3, 1], title: { text: "delta", standoff: 2, font: { size: 11 } }, zeroline: true }),
       yaxis2: Object.assign(lines(), { domain: [0, 0.22], range: [0, 105], tickvals: [0, 50, 100], title: { text: "coh.", standoff: 2, font: { size: 11 } }, zeroline: false }),
-      shapes, annotations: breakMark(),
+      shapes, annotations: [...axisMarks(), ...marks], margin: foot,
     });
     return { traces, layout };
   }
@@ -175,9 +186,10 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
       const panels = usable[target].panels;
       const indexOf = (panel) => Math.max(0, panel.doses.indexOf(panel.doses.includes(dose) ? dose : panel.main));
       const range = commonRange(panels, indexOf);
+      const alone = data.traits.every((trait) => panels.filter((panel) => panel.trait === trait).length < 2);
       for (const trait of data.traits) {
         const own = panels.filter((panel) => panel.trait === trait);
-        if (own.length) section.append(element("h3", {}, trait));
+        if (own.length && !alone) section.append(element("h3", {}, trait));
         for (const panel of own) {
           const index = indexOf(panel), label = strategy(panel.strategy).label;
           const make = () => {
@@ -186,7 +198,8 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
             return figure;
           };
           const describe = `${trait}, ${label}, ${panel.doses[index]}: ${panel.said}. The numbers are in the table below.`;
-          addChart(section, label, panel.doses[index] === panel.main ? panel.said : panel.doses[index], describe, make);
+          const said = panel.doses[index] === panel.main ? panel.said : panel.doses[index];
+          addChart(section, alone ? `${trait}, ${label}` : label, said, describe, make);
         }
       }
     };
@@ -208,11 +221,14 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
       text: row.checkpoint.map((c, i) => `<b>${safe(c)}</b><br>${name.replaceAll("_", " ")} ${shown(row[name][i], 3)}<br>reliability ${shown(row.reliability[i], 2)}`),
       hovertemplate: "%{text}<extra></extra>", connectgaps: true,
     });
-    const traces = rows.flatMap((row) => norms ? [line(row, "norm_over_activation_norm", "solid", "lines+markers")] : [
+    const traces = rows.flatMap((row) => norms ? [line(row, norms, "solid", "lines+markers")] : [
       line(row, "cosine_to_final", "solid", "lines+markers"), line(row, "corrected_to_final", "dash", "lines"), line(row, "cosine_to_previous", "dot", "lines"),
     ]);
-    const yaxis = Object.assign(lines(), norms ? { rangemode: "tozero" } : { range: [Math.min(-0.35, ...rows.flatMap((r) => [...r.cosine_to_final, ...r.corrected_to_final, ...r.cosine_to_previous]).map((v) => (v === null ? 0 : v - 0.05))), 1.15] });
-    return { traces, layout: layoutOf({ xaxis: trainingAxis(), yaxis, annotations: breakMark() }) };
+    const yaxis = Object.assign(lines(), norms ? (norms === "l2_norm" ? { type: "log", dtick: "D2" } : { rangemode: "tozero" }) : { range: [Math.min(-0.35, ...rows.flatMap((r) => [...r.cosine_to_final, ...r.corrected_to_final, ...r.cosine_to_previous]).map((v) => (v === null ? 0 : v - 0.05))), 1.15] });
+    const ceilings = norms ? [] : data.geometry.ceilings.filter((one) => rows.some((row) => row.trait === one.trait && row.strategy === one.strategy && row.layer === one.layer));
+    const bands = ceilings.map((one) => ({
+      type: "rect", x0: axis.limits[0], x1: axis.limits[1], y0: Math.min(1, one.cosine), y1: 1, fillcolor: strategy(one.strategy).colour, opacity: 0.25, line: { width: 0 }, layer: "below" }));
+    return { traces, layout: layoutOf({ xaxis: trainingAxis(), yaxis, annotations: axisMarks(), shapes: [...stageBands(), ...bands], margin: foot }) };
   }
 
   function matrixFigure(matrix, across, down, limit, digits, texts, form) {
@@ -225,9 +241,9 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
     };
     if (texts) trace.texttemplate = "%{text}";
     const labels = (names) => {
-      const every = Math.ceil(names.length / 14);
+      const every = Math.ceil(names.length / 18);
       const kept = names.map((_, i) => i).filter((i) => (names.length - 1 - i) % every === 0);
-      return { tickvals: kept, ticktext: kept.map((i) => safe(names[i])), automargin: true, showgrid: false, zeroline: false, tickfont: { size: 10 } };
+      return { tickvals: kept, ticktext: kept.map((i) => safe(axis.short[names[i]] || names[i])), automargin: true, showgrid: false, zeroline: false, tickfont: { size: 10 } };
     };
     const layout = layoutOf({ xaxis: labels(across), yaxis: Object.assign(labels(down), { autorange: "reversed" }), margin: { l: 20, r: 8, t: 8, b: 20 } });
     return { traces: [trace], layout };
@@ -235,31 +251,33 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
 
   function geometrySection(section, kind) {
     const order = data.strategies.map((s) => s.name);
-    const unsorted = kind === "matrices" ? data.geometry.matrices : data.geometry.trajectories;
+    const lined = data.geometry.trajectories.filter((row) => kind !== "trajectories" || row.checkpoint.length > 1);
+    const unsorted = kind === "matrices" ? data.geometry.matrices : lined;
     const all = unsorted.toSorted((a, b) => order.indexOf(a.strategy) - order.indexOf(b.strategy));
     const layers = data.geometry.layers.filter((layer) => all.some((row) => row.layer === layer));
     if (!layers.length) return;
     const render = (layer) => {
       empty(section);
+      const alone = data.traits.every((trait) => all.filter((row) => row.layer === layer && row.trait === trait).length < 2);
       for (const trait of data.traits) {
         const rows = all.filter((row) => row.layer === layer && row.trait === trait);
         if (!rows.length) continue;
         if (kind !== "matrices") {
           const key = rows.map((row) => strategy(row.strategy).label).join(", ");
-          addChart(section, trait, "", `${trait}, layer ${layer}: ${key}`, () => trajectoryFigure(rows, kind === "norms"), true);
+          addChart(section, trait, "", `${trait}, layer ${layer}: ${key}`, () => trajectoryFigure(rows, { norms: "norm_over_activation_norm", lengths: "l2_norm" }[kind]), true);
           continue;
         }
-        section.append(element("h3", {}, trait));
+        if (!alone) section.append(element("h3", {}, trait));
         for (const row of rows) {
           const label = strategy(row.strategy).label;
-          addChart(section, label, "", `${trait}, ${label}, layer ${layer}: cosine between checkpoints`,
-            () => matrixFigure(row.cosines, axis.checkpoints, axis.checkpoints, 1, 2, false));
+          addChart(section, alone ? `${trait}, ${label}` : label, "", `${trait}, ${label}, layer ${layer}: cosine between checkpoints`,
+            () => matrixFigure(row.cosines, data.geometry.matrix_checkpoints, data.geometry.matrix_checkpoints, 1, 2, false));
         }
       }
     };
     const controls = element("div", { class: "controls" });
     if (layers.length > 1) controls.append(choice("layer", layers.map((l) => [l, `layer ${l}`]), (value) => render(Number(value))));
-    if (kind !== "matrices") for (const s of data.strategies) {
+    if (kind !== "matrices") for (const s of data.strategies.filter((s) => all.some((row) => row.strategy === s.name))) {
       const key = element("span", {}, `● ${s.label}`);
       key.style.color = s.colour;
       controls.append(key);
@@ -294,4 +312,45 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
   }
 
   for (const section of document.querySelectorAll("[data-crossed]")) crossedSection(section, section.dataset.crossed);
+
+  // ---- facets, and the vectors on a plane
+
+  function facetFigure(panel) {
+    const traces = panel.lines.map((one) => ({
+      name: safe(one.facet), x: one.x, y: one.share, mode: "lines+markers", line: { color: one.colour, width: 1.8 }, marker: { size: 5 },
+      error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: one.colour,
+        array: one.high.map((v, i) => (v === null ? 0 : Math.max(0, v - one.share[i]))), arrayminus: one.low.map((v, i) => (v === null ? 0 : Math.max(0, one.share[i] - v))) },
+      text: one.checkpoint.map((c, i) => `<b>${safe(c)}</b><br>${safe(one.facet)}: ${shown(one.count[i])} of ${shown(one.total[i])}<br>${shown(one.share[i], 2)} [${shown(one.low[i], 2)}, ${shown(one.high[i], 2)}]`),
+      hovertemplate: "%{text}<extra></extra>",
+    }));
+    return { traces, layout: layoutOf({
+      xaxis: trainingAxis(), yaxis: Object.assign(lines(), { range: [-0.02, 1.02] }), annotations: axisMarks(), shapes: stageBands(), margin: foot }) };
+  }
+
+  function mapFigure(map) {
+    const last = map.checkpoint.length - 1, shade = strategy(map.strategy).colour;
+    const trace = {
+      x: map.x, y: map.y, mode: "lines+markers+text", line: { color: css("--soft"), width: 1 }, cliponaxis: false,
+      marker: { size: 9, color: map.checkpoint.map((c) => place.get(c)), colorscale: "Viridis", line: { color: css("--paper"), width: 1 } },
+      text: map.checkpoint.map((c, i) => (i === 0 || i === last ? safe(axis.short[c] || c) : "")), textposition: map.x.map((x) => (x > 0 ? "middle right" : "top left")), textfont: { size: 10, color: shade },
+      customdata: map.checkpoint.map(safe), hovertemplate: "%{customdata}<extra></extra>",
+    };
+    const bare = () => Object.assign(lines(), { showticklabels: false, showgrid: false, zeroline: false, mirror: true, showline: true });
+    const low = Math.min(...map.x), high = Math.max(...map.x), pad = 0.35 * (high - low);
+    return { traces: [trace], layout: layoutOf({ xaxis: Object.assign(bare(), { range: [low - pad, high + pad] }), yaxis: Object.assign(bare(), { scaleanchor: "x" }), margin: { l: 8, r: 8, t: 8, b: 8 } }) };
+  }
+
+  for (const section of document.querySelectorAll("[data-facets]"))
+    for (const panel of data.facets) {
+      addChart(section, panel.title, panel.said, `${panel.title}, ${panel.said}: shares along training. The numbers are in the table below.`, () => facetFigure(panel), true);
+      const key = element("div", { class: "key" });
+      for (const one of panel.lines) {
+        const name = element("span", {}, `● ${one.facet}`);
+        name.style.color = one.colour;
+        key.append(name);
+      }
+      section.lastElementChild.append(key);
+    }
+  for (const section of document.querySelectorAll("[data-maps]"))
+    for (const map of data.maps) addChart(section, map.trait, `${strategy(map.strategy).label}, stress ${shown(map.stress, 2)}`, `${map.trait}: checkpoints on a plane`, () => mapFigure(map), true);
 })();
