@@ -138,8 +138,8 @@ def build(root: Path) -> Path:
 def _write_vectors(root: Path) -> None:
     """Write contrast answers, vectors and activation norms."""
     for i, revision in enumerate(REVISIONS):
-        for polarity, mean in (("pos", 80), ("neg", 10)):
-            frame = answers(200 + i, mean, samples=4)
+        for polarity, seed, mean in (("pos", 200, 80), ("neg", 300, 10)):
+            frame = answers(seed + i, mean, samples=4)
             write(frame, root, f"data/model_responses/extract/{MODEL}/{revision}/{NAME}_{polarity}_instruct.csv")
         for j, name in enumerate((NAME, f"{TRAIT}_story_plain")):
             path = root / f"data/persona_vectors/{MODEL}/{revision}/{name}_response_avg_diff.pt"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-MAX_TICKS = 6
+MAX_TICKS = 12
 EVEN = "checkpoint"
 IN_TOKENS = "training tokens (log scale)"
 TICK_SPACING = 0.17  # share of the axis

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from traitline.report.panels import LABELS, Panel, onset_span, onset_text, stars
-from traitline.report.style import BAND, GREY, INK, ONSET, colour, draw_training_axis
+from traitline.report.style import BAND, GREY, INK, ONSET, colour, draw_training_axis, names_height
 from traitline.report.tables import Run, numbers, unique
 
 MOST_COLUMNS = 5
@@ -28,7 +28,7 @@ LEFT, TOP, BOTTOM = 0.85, 0.95, 1.45  # margins in inches
 def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
     """Draw the main dose of every panel."""
     places, across, down, headings = _grid(panels)
-    bottom = BOTTOM + (0.3 if run.axis.slots else 0.0)  # names of later checkpoints stand upright
+    bottom = BOTTOM + names_height(run.axis)
     width, height = LEFT + 2.7 * max(across, 2), TOP + bottom + 2.7 * down
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=bottom / height)
@@ -189,7 +189,7 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
                 values += [float(value) for value in series.dropna()]
     low, high = min(values), max(values)
     margin = max(0.08 * (high - low), 1.0)
-    return low - margin, high + 1.8 * margin
+    return low - margin, high + 2.4 * margin
 
 
 def _name_axes(run: Run, above: Axes, below: Axes, panel: Panel, *, first: bool) -> None:

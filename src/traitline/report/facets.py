@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traitline.report.panels import LABELS
-from traitline.report.style import FACETS, draw_training_axis
+from traitline.report.style import FACETS, draw_training_axis, names_height
 from traitline.report.tables import Run, numbers, unique
 
 MOST_COLUMNS, MOST_PANELS = 4, 16
+LEFT, TOP, TALL, TITLE, FOOT = 0.75, 1.0, 2.6, 0.6, 0.45  # inches
 MARKERS = "osD^v"  # together with seven colours: 35 facets look different
 KEY = ["scheme", "trait", "strategy", "set"]
 
@@ -77,8 +78,11 @@ def facets(run: Run) -> Figure | None:
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
     most = max(len(panel.lines) for panel in panels)
-    key = 0.3 + 0.17 * most  # inches
-    figure = Figure(figsize=(0.9 + 3.3 * columns, 1.2 + (2.5 + key) * rows), layout="constrained")
+    key = 0.35 + 0.17 * most + names_height(run.axis)  # inches under a panel
+    width, height = LEFT + 3.3 * columns, TOP + rows * TALL + (rows - 1) * (key + TITLE) + key + FOOT
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=(key + FOOT) / height,
+                           hspace=(key + TITLE) / TALL, wspace=0.08)  # fmt: skip
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
         _draw(axes, run, panel)
@@ -86,8 +90,16 @@ def facets(run: Run) -> Figure | None:
             axes.set_ylabel("share of answers")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle("What the answers are like, facet by facet", fontsize=12, fontweight="bold", ha="left", x=0.01)
-    figure.supxlabel(f"{run.axis.title}\n{_caption(panels)}", fontsize=8)
+    figure.suptitle(
+        "What the answers are like, facet by facet",
+        fontsize=12,
+        fontweight="bold",
+        ha="left",
+        x=0.01,
+        y=1 - 0.15 / height,
+        va="top",
+    )
+    figure.supxlabel(f"{run.axis.title}\n{_caption(panels)}", fontsize=8, y=0.08 / height, va="bottom")
     return figure
 
 
@@ -102,7 +114,11 @@ def _draw(axes: Axes, run: Run, panel: FacetPanel) -> None:
     axes.set_title(panel.title, fontweight="bold", loc="left", fontsize=9.5, pad=14)
     axes.text(0.0, 1.01, panel.said, transform=axes.transAxes, fontsize=7.5, va="bottom", color="#57606a")
     draw_training_axis(axes, run.axis)
-    placed: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.24), "borderaxespad": 0.0}
+    placed: dict[str, Any] = {
+        "loc": "upper left",
+        "bbox_to_anchor": (0.0, -(0.25 + names_height(run.axis)) / TALL),
+        "borderaxespad": 0.0,
+    }
     axes.legend(**placed, ncols=1 if len(panel.lines) < 4 else 2, fontsize=7.5, handlelength=1.4, columnspacing=1.0)
 
 

@@ -7,6 +7,7 @@ target with all its marks to `curves.py`.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from traitline.report.style import BAND, GREY, INK, colour, draw_training_axis, 
 from traitline.report.tables import Run, numbers, unique
 
 TARGETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4b5563")
-MARKERS = "osD^vPX"
+MARKERS = "osD^v"
+MOST_COLUMNS = 4
 
 
 def transfer_overview(run: Run) -> Figure | None:
@@ -30,11 +32,18 @@ def transfer_overview(run: Run) -> Figure | None:
     found = unique((panel.trait, panel.strategy) for own in cut.values() for panel in own if panel.main is not None)
     if len(names) < 2 or not found:
         return None
-    figure = Figure(figsize=(1.0 + 2.9 * max(len(found), 2), 5.0), layout="constrained")
-    grid = figure.subplots(2, len(found), squeeze=False, sharey="row", gridspec_kw={"height_ratios": (3, 1.2)})
+    columns = min(len(found), MOST_COLUMNS)
+    blocks = -(-len(found) // columns)
+    figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.3 + 3.7 * blocks), layout="constrained")
+    grid = figure.subplots(2 * blocks, columns, squeeze=False, gridspec_kw={"height_ratios": (3, 1.2) * blocks})
+    high, low = _span([panel for own in cut.values() for panel in own])
     doses = []
-    for column, (trait, strategy) in enumerate(found):
-        above, below = grid[:, column]
+    for place in range(len(found), blocks * columns):
+        for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+            axes.set_visible(False)
+    for place, (trait, strategy) in enumerate(found):
+        block, column = divmod(place, columns)
+        above, below = grid[2 * block : 2 * block + 2, column]
         above.axhline(0, color=INK, linewidth=0.8)
         for i, name in enumerate(names):
             own = [
@@ -50,8 +59,13 @@ def transfer_overview(run: Run) -> Figure | None:
         below.set_yticks([0, 50, 100])
         draw_training_axis(above, run.axis, labelled=False)
         draw_training_axis(below, run.axis)
-    grid[0][0].set_ylabel("trait score, steered\nminus baseline")
-    grid[1][0].set_ylabel("coherence")
+        above.set_ylim(low, high)
+        if column == 0:
+            above.set_ylabel("trait score, steered\nminus baseline")
+            below.set_ylabel("coherence")
+        else:
+            above.tick_params(axis="y", labelleft=False)
+            below.tick_params(axis="y", labelleft=False)
     figure.suptitle("Each checkpoint's vectors on every target", fontsize=12, fontweight="bold", ha="left", x=0.01)
     caption = f"Dose: {'; '.join(unique(doses))}. Bars: 95 % intervals. Coherence: steered (solid), baseline (dotted)."
     marks = [
@@ -74,7 +88,7 @@ def control_bars(run: Run) -> Figure | None:
                 found.append((panel, own, drawn))
     if not found:
         return None
-    columns = min(len(found), 4)
+    columns = min(len(found), MOST_COLUMNS)
     rows = -(-len(found) // columns)
     widest = max(len(own) for _, own, _ in found)
     figure = Figure(figsize=(1.0 + max(2.6, 0.2 * widest + 0.6) * columns, 1.1 + 2.7 * rows), layout="constrained")
@@ -101,9 +115,20 @@ def control_bars(run: Run) -> Figure | None:
         )
         for i, kind in enumerate(kinds)
     ]
-    caption = f"Dose: {'; '.join(f'{panel.trait}: {panel.main.label}' for panel, *_ in found if panel.main)}."
+    caption = f"Dose: {'; '.join(unique(f'{panel.trait}: {panel.main.label}' for panel, *_ in found if panel.main))}."
     foot(figure, _filled(figure, caption), [*marks, *dots])
     return figure
+
+
+def _span(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Return the upper and lower end of a scale that holds every delta with its interval."""
+    values = [0.0]
+    for panel in panels:
+        if panel.main is not None:
+            curve = panel.curves[panel.main]
+            values += [float(v) for name in ("delta_trait", "ci_low", "ci_high") for v in numbers(curve, name).dropna()]
+    margin = max(0.05 * (max(values) - min(values)), 1.0)
+    return max(values) + margin, min(values) - margin
 
 
 def _draw_target(above: Axes, below: Axes, panel: Panel, shade: str, marker: str) -> None:

@@ -184,8 +184,8 @@ def main_layer(run: Run) -> int:
         layers = numbers(run.tables[table], "layer").dropna()
         if len(layers):
             return int(layers.mode().iloc[0])
-    layers = numbers(run.tables["cosine_to_final"], "layer").dropna()
-    return int(np.median(layers)) if len(layers) else 0
+    measured = np.unique(numbers(run.tables["cosine_to_final"], "layer").dropna())
+    return int(measured[(len(measured) - 1) // 2]) if len(measured) else 0
 
 
 def rubric_matrix(run: Run, cut: Sequence[Panel], strategy: str, checkpoint: str) -> NDArray[np.float64]:

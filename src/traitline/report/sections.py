@@ -19,6 +19,7 @@ from traitline.report.panels import LABELS, main_layer
 from traitline.report.tables import Run, numbers, unique
 
 MATCH = "match"
+ALPHA = 0.05
 PAIR_COLUMNS = {
     "n_rows": "rows a side",
     "n_pairs": "accepted pairs",
@@ -146,6 +147,7 @@ def _tails(run: Run) -> Section | None:
         f"Without those answers {int(moved.notna().sum())} comparisons were computed again: the delta moves by "
         f"{moved.median():.2f} points in the median and {moved.max():.2f} at most, and {int(changes.sum())} change their "
         "conclusion (cross p = .05 or change sign).",
+        *_lost_power(table),
     ]
     head = ["run", "trait", "vector of", "steered network", "layer, coef", "leaking: baseline", "steered", "delta", "without"]
     head += ["p", "without", "conclusion"]
@@ -162,6 +164,28 @@ def _tails(run: Run) -> Section | None:
     changing = [row for row in rows if row[-1] == "changes"]
     tables = [Table("Comparisons whose conclusion changes", head, changing)] if changing else []
     return Section("tails", "Leaking prompts", sentences, [*tables, Table("All comparisons with leaking answers", head, rows)])
+
+
+def _lost_power(table: pd.DataFrame) -> list[str]:
+    """Tell changes that come from having fewer questions from those that come from other scores."""
+    sentences = []
+    left = numbers(table, "n_questions_without").dropna()
+    if len(left):
+        # the smallest two-sided p of a sign-flip test of n differences is 2 / 2^n
+        powerless = int((2.0 ** (1 - left) >= ALPHA).sum())
+        sentences.append(
+            f"A median of {left.median():g} questions is left; in {powerless} comparisons so few that no p under {ALPHA:g} is "
+            "possible, so much of the change is lost power."
+        )
+    if "p_two_sided_replaced" in table.columns:
+        before, after = numbers(table, "p_two_sided"), numbers(table, "p_two_sided_replaced")
+        both = before.notna() & after.notna()
+        crossing = int(((before < ALPHA) != (after < ALPHA))[both].sum())
+        sentences.append(
+            f"With every question kept, the scores of leaking answers replaced by the mean of the others, {crossing} of "
+            f"{int(both.sum())} cross p = {ALPHA:g}."
+        )
+    return sentences
 
 
 def _audit(run: Run) -> Section | None:

@@ -83,9 +83,7 @@ def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True)
     ticks = [*axis.ticks, *axis.slots]
     axes.set_xlim(*axis.limits)
     axes.set_xticks([place for place, _ in ticks], [label if labelled else "" for _, label in ticks])
-    if labelled and not axis.in_tokens:
-        axes.tick_params(axis="x", labelrotation=40)
-    for label in axes.get_xticklabels()[len(axis.ticks) :]:
+    for label in axes.get_xticklabels()[len(axis.ticks) if axis.in_tokens else 0 :]:
         label.set(rotation=90, fontsize=6.5)
     for gap in axis.gaps:
         mark: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 8}
@@ -96,6 +94,12 @@ def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True)
         if band.name not in {label for _, label in axis.slots}:
             where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 6.5}
             axes.text(band.low, 0.99, f" {band.name}", **where, color=GREY, zorder=0)
+
+
+def names_height(axis: TrainingAxis) -> float:
+    """Return the inches that the upright names under an axis need; 0 where there are none."""
+    upright = axis.slots if axis.in_tokens else axis.ticks
+    return 0.05 * max((len(label) for _, label in upright), default=0)
 
 
 def foot(figure: Figure, text: str, marks: Sequence[Artist]) -> None:

@@ -121,6 +121,7 @@ class Run:
     def axis(self) -> TrainingAxis:
         """The checkpoints in order of training, and where each is drawn."""
         seen: dict[str, float] = {}
+        order: list[str] = []
         stages: dict[str, str] = {}
         for table, column in (
             ("extraction", "checkpoint"),
@@ -131,10 +132,12 @@ class Run:
             frame = self.tables[table]
             if frame.empty:
                 continue
-            tokens = numbers(frame, "tokens")
-            for name, count in zip(frame[column].astype(str), tokens, strict=True):
+            for name, count in zip(frame[column].astype(str), numbers(frame, "tokens"), strict=True):
                 if name not in seen or np.isnan(seen[name]):
                     seen[name] = float(count)
+            for _, part in frame.groupby(["trait", "strategy"], sort=False):
+                _merge(order, part[column].astype(str))
+        seen = {name: seen[name] for name in order}
         frame = self.tables["extraction"]
         if "stage" not in frame.columns:
             return training_axis(seen)
@@ -234,6 +237,15 @@ def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
 def unique(values: Iterable[Any]) -> list[Any]:
     """Return the values without repeats, in the order they came."""
     return list(dict.fromkeys(values))
+
+
+def _merge(order: list[str], names: Iterable[str]) -> None:
+    """Put names that an order lacks into it, each behind the one that it follows."""
+    place = 0
+    for name in names:
+        if name not in order:
+            order.insert(place, name)
+        place = order.index(name) + 1
 
 
 def _read_table(path: Path, what: str, needed: Sequence[str]) -> tuple[pd.DataFrame, str]:

@@ -240,12 +240,12 @@ const traitlineData = JSON.parse(document.getElementById("data").textContent);
       colorbar: { thickness: 8, len: 0.9, outlinewidth: 0 },
     };
     if (texts) trace.texttemplate = "%{text}";
-    const labels = (names) => {
-      const every = Math.ceil(names.length / 18);
+    const labels = (names, most) => {
+      const every = Math.ceil(names.length / most);
       const kept = names.map((_, i) => i).filter((i) => (names.length - 1 - i) % every === 0);
       return { tickvals: kept, ticktext: kept.map((i) => safe(axis.short[names[i]] || names[i])), automargin: true, showgrid: false, zeroline: false, tickfont: { size: 10 } };
     };
-    const layout = layoutOf({ xaxis: labels(across), yaxis: Object.assign(labels(down), { autorange: "reversed" }), margin: { l: 20, r: 8, t: 8, b: 20 } });
+    const layout = layoutOf({ xaxis: labels(across, 12), yaxis: Object.assign(labels(down, 20), { autorange: "reversed" }), margin: { l: 20, r: 8, t: 8, b: 20 } });
     return { traces: [trace], layout };
   }
 
