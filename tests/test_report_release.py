@@ -21,7 +21,7 @@ from traitline.report.facets import facet_panels
 from traitline.report.figures import _figures, write_figures
 from traitline.report.mds import trait_maps
 from traitline.report.page import render
-from traitline.report.panels import main_layer, panels
+from traitline.report.panels import panels
 from traitline.report.sections import sections
 from traitline.report.tables import OPTIONAL, read_run
 
@@ -307,7 +307,7 @@ def test_the_main_layer_is_a_measured_one_where_only_vectors_are_known(run: Path
         (run / "tables" / f"{name}.csv").unlink()
     table = pd.read_csv(run / "tables/cosine_to_final.csv")
     table[table["layer"] != 2].to_csv(run / "tables/cosine_to_final.csv", index=False)
-    assert main_layer(read_run(run)) == 1
+    assert read_run(run).layer == 1
 
 
 def test_a_release_without_any_table_still_has_a_page(tmp_path: Path) -> None:

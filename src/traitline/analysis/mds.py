@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import distance
 
 from traitline.errors import InputError
 
@@ -62,13 +63,14 @@ def metric_scaling(dissimilarities: Floats, *, dimensions: int = 2, steps: int =
     """
     square = _checked(dissimilarities)
     places = classical_scaling(square, dimensions=dimensions)
-    stress = _stress(square, places)
+    distances = _distances(places)
+    stress = _stress(square, distances)
     for _ in range(steps):
-        distances = _distances(places)
         ratio = np.divide(square, distances, out=np.zeros_like(square), where=distances > 0)
         bend = np.diag(ratio.sum(axis=1)) - ratio
         moved = bend @ places / len(square)
-        before, places, stress = stress, moved, _stress(square, moved)
+        distances = _distances(moved)
+        before, places, stress = stress, moved, _stress(square, distances)
         if before - stress < tolerance:
             break
     return Scaling(_turned(places), stress)
@@ -86,12 +88,12 @@ def _checked(dissimilarities: Floats) -> Floats:
 
 
 def _distances(places: Floats) -> Floats:
-    return np.asarray(np.linalg.norm(places[:, None] - places[None], axis=2))
+    return np.asarray(distance.cdist(places, places))
 
 
-def _stress(square: Floats, places: Floats) -> float:
+def _stress(square: Floats, distances: Floats) -> float:
     total = float((square**2).sum())
-    return float(np.sqrt(((square - _distances(places)) ** 2).sum() / total)) if total > 0 else 0.0
+    return float(np.sqrt(((square - distances) ** 2).sum() / total)) if total > 0 else 0.0
 
 
 def _turned(places: Floats) -> Floats:

@@ -85,6 +85,7 @@ def reproduce(
     tell("writing tables, figures and report")
     for name, table in tables.items():
         _write(folder / "tables" / f"{name}.csv", table)
+    settings = {"name": f"{' and '.join(lineages(tables, models))}, recomputed", **settings}
     write_whole(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     write_report(folder)
     return Reproduction(folder, tuple(models), tables)
@@ -140,7 +141,6 @@ def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequenc
         raise InputError(f"--out {str(folder)!r} is a file; give a folder")
     settings = {
         "study": {
-            "name": f"{models[0]}, recomputed" if len(models) == 1 else f"{source.root.resolve().name}, recomputed",
             "models": list(models),
             "layers": "all" if layers is None else list(layers),
             "release": source.root.resolve().name,

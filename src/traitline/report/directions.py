@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from traitline.report.panels import LABELS, main_layer, panels, rubric_matrix
+from traitline.report.panels import LABELS, panels, rubric_matrix
 from traitline.report.style import DIVERGING, GREY, INK, colour, draw_training_axis, foot
 from traitline.report.tables import Run, numbers, unique
 
@@ -33,7 +33,7 @@ def trajectories(run: Run) -> Figure | None:
         return None
     across = [trait for trait in run.traits if trait in set(table["trait"])]
     rows = (("final", "cosine to the last"), ("previous", "cosine to the previous"))
-    figure, grid = _axes(len(across), 2, height=2.2, title=f"Where the vectors point, layer {main_layer(run)}")
+    figure, grid = _axes(len(across), 2, height=2.2, title=f"Where the vectors point, layer {run.layer}")
     for column, trait in enumerate(across):
         for row, (label, name) in enumerate(rows):
             axes = grid[row][column]
@@ -62,7 +62,7 @@ def norms(run: Run) -> Figure | None:
     if not rows:
         return None
     across = [trait for trait in run.traits if trait in set(table["trait"])]
-    title = f"How long the vectors are, layer {main_layer(run)}"
+    title = f"How long the vectors are, layer {run.layer}"
     figure, grid = _axes(len(across), len(rows), height=2.2, title=title)
     for row, (name, label, scale) in enumerate(rows):
         values = numbers(table, name)
@@ -97,7 +97,7 @@ def heatmaps(run: Run) -> Figure | None:
     found = set(table["checkpoint_a"]) | set(table["checkpoint_b"])
     names = [name for name in run.axis.checkpoints if name in found]
     labels, side = _thin(names), min(3.6, max(2.5, 0.13 * len(names)))
-    title = f"Cosine between the vectors of every two checkpoints, layer {main_layer(run)}"
+    title = f"Cosine between the vectors of every two checkpoints, layer {run.layer}"
     figure, grid = _axes(len(across), len(down), height=side, title=title, shared=False, width=side)
     written = 0.05 * max(map(len, names))  # inches that names take, upright below and level to the left
     figure.set_size_inches(figure.get_figwidth() + written, figure.get_figheight() + written)
@@ -152,7 +152,7 @@ def beside(effects: NDArray[np.float64]) -> bool:
 def at_layer(run: Run, name: str) -> pd.DataFrame:
     """Return a geometry table at the main layer."""
     table = run.tables[name]
-    return table[numbers(table, "layer") == main_layer(run)]
+    return table[numbers(table, "layer") == run.layer]
 
 
 def square(rows: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:

@@ -19,15 +19,21 @@ from traitline.report.panels import panels, targets
 from traitline.report.style import save, style
 from traitline.report.tables import Run, file_name, read_run
 
-DRAWN: tuple[tuple[str, Callable[[Run], Figure | None]], ...] = (
-    ("transfer-overview", transfer_overview),
-    ("controls", control_bars),
-    ("trajectories", trajectories),
-    ("norms", norms),
-    ("heatmaps", heatmaps),
-    ("maps", maps),
-    ("crossed", crossed),
-    ("facets", facets),
+VECTORS, EFFECTS, MOVED = (
+    ("cosine_to_final", "checkpoint"),
+    ("emergence", "vector_checkpoint"),
+    ("transfer", "vector_checkpoint"),
+)
+# file name, the table and column of the checkpoints that the figure is over, and who draws it
+DRAWN: tuple[tuple[str, tuple[str, str], Callable[[Run], Figure | None]], ...] = (
+    ("transfer-overview", MOVED, transfer_overview),
+    ("controls", EFFECTS, control_bars),
+    ("trajectories", VECTORS, trajectories),
+    ("norms", VECTORS, norms),
+    ("heatmaps", VECTORS, heatmaps),
+    ("maps", VECTORS, maps),
+    ("crossed", VECTORS, crossed),
+    ("facets", ("facets", "checkpoint"), facets),
 )
 
 
@@ -50,20 +56,27 @@ def write_figures(run: Path | Run) -> list[Path]:
 
 
 def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Yield (file name without ending, figure)."""
-    cut = panels(run, "emergence")
+    """Yield (file name without ending, figure), each over the checkpoints it has something to say of."""
+    emerged = _over(run, "emergence", "vector_checkpoint")
+    cut = panels(emerged, "emergence")
     if cut:
-        yield "emergence", effect_figure(run, cut, f"When each trait becomes steerable: {run.title}")
-    turned = panels(run, "emergence", sign=-1)
+        yield "emergence", effect_figure(emerged, cut, f"When each trait becomes steerable: {run.title}")
+    turned = panels(emerged, "emergence", sign=-1)
     if turned:
-        yield "negative", effect_figure(run, turned, f"Steered away from each trait: {run.title}")
-    networks = targets(run)
+        yield "negative", effect_figure(emerged, turned, f"Steered away from each trait: {run.title}")
+    networks, table = targets(run), run.tables["transfer"]
     for target in networks:
-        moved = panels(run, "transfer", target=target)
+        steered = run.over(table.loc[table["target"] == target, "vector_checkpoint"])
+        moved = panels(steered, "transfer", target=target)
         if moved:
             name = "transfer" if target == networks[0] else f"transfer-{file_name(target)}"
-            yield name, effect_figure(run, moved, f"Each checkpoint's vectors on {target}")
-    for name, draw in DRAWN:
-        figure = draw(run)
+            yield name, effect_figure(steered, moved, f"Each checkpoint's vectors on {target}")
+    for name, (table_name, column), draw in DRAWN:
+        figure = draw(_over(run, table_name, column))
         if figure is not None:
             yield name, figure
+
+
+def _over(run: Run, table: str, column: str) -> Run:
+    """Return the run with an axis for the checkpoints of one table."""
+    return run.over(run.tables[table][column].dropna().unique())

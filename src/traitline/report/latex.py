@@ -19,7 +19,7 @@ import pandas as pd
 from traitline.files import write_whole
 from traitline.report.axis import tokens_text
 from traitline.report.directions import at_layer, ceilings
-from traitline.report.panels import LABELS, Kind, main_layer, panels, targets
+from traitline.report.panels import LABELS, Kind, panels, targets
 from traitline.report.sections import audit_counts, own_rows, status_counts
 from traitline.report.tables import Run, file_name, numbers
 
@@ -174,7 +174,7 @@ def _cosines(run: Run) -> list[Tabular]:
     return [
         Tabular(
             "cosine_to_final",
-            f"{run.title}: cosines along training, layer {main_layer(run)}.{ceiling}",
+            f"{run.title}: cosines along training, layer {run.layer}.{ceiling}",
             [*"lllrrrrrr"],
             head,
             rows,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from traitline.analysis.mds import Scaling, metric_scaling
 from traitline.report.directions import at_layer, square
-from traitline.report.panels import LABELS, main_layer
+from traitline.report.panels import LABELS
 from traitline.report.style import SEQUENTIAL, colour
 from traitline.report.tables import Run
 
@@ -71,7 +71,7 @@ def maps(run: Run) -> Figure | None:
     scale.set_array(np.array([0.0, 1.0]))
     bar = figure.colorbar(scale, ax=list(grid), shrink=0.75, pad=0.01, aspect=25, ticks=[0, 1])
     bar.ax.set_yticklabels([run.axis.moment(run.axis.checkpoints[i]) for i in (0, -1)], fontsize=7)
-    figure.suptitle(f"The way the vectors went, layer {main_layer(run)}", fontsize=12, fontweight="bold", ha="left", x=0.01)
+    figure.suptitle(f"The way the vectors went, layer {run.layer}", fontsize=12, fontweight="bold", ha="left", x=0.01)
     stress = ", ".join(f"{one.trait} {one.scaling.stress:.2f}" for one in found)
     figure.supxlabel(f"Metric scaling of 1 − cosine; only distances have a meaning. Stress: {stress}.", fontsize=8)
     return figure

@@ -25,8 +25,7 @@ from traitline.report.axis import tokens_text
 from traitline.report.directions import ceilings
 from traitline.report.figures import write_figures
 from traitline.report.latex import write_latex
-from traitline.report.mds import trait_maps
-from traitline.report.panels import LABELS, Kind, main_layer, panels, targets, verdict_of
+from traitline.report.panels import LABELS, Kind, panels, targets, verdict_of
 from traitline.report.payload import embedded, payload
 from traitline.report.responses import MOST_PAIRS, Responses, sample_responses
 from traitline.report.sections import sections
@@ -73,6 +72,7 @@ def page_name(run: Run, lineage: str = "") -> str:
 def render(run: Run) -> str:
     """Return the page as text."""
     responses = sample_responses(run)
+    content = payload(run, responses)
     scripts = [get_plotlyjs(), *((HTML / name).read_text(encoding="utf-8") for name in SCRIPTS)]
     loader = jinja2.FileSystemLoader(HTML)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -82,13 +82,13 @@ def render(run: Run) -> str:
         policy=_policy(scripts),
         scripts=scripts,
         css=(HTML / "page.css").read_text(encoding="utf-8"),
-        data=embedded(payload(run, responses)),
+        data=embedded(content),
         summary=summary(run),
         cards=_cards(run),
         emergence=_numbers(run),
         transfers=_transfers(run),
         has_negative=bool(panels(run, "emergence", sign=-1)),
-        layer=main_layer(run),
+        layer=run.layer,
         last=run.axis.checkpoints[-1] if run.axis.checkpoints else "",
         extraction=_extraction(run),
         responses=responses,
@@ -97,7 +97,7 @@ def render(run: Run) -> str:
         labels=LABELS,
         badges=BADGES,
         sections=sections(run),
-        has_maps=bool(trait_maps(run)),
+        has_maps=bool(content["maps"]),
         has_ceiling=len(ceilings(run)) > 0,
         browsable=_has_responses(run),
         pages=[(lineage, page_name(run, lineage)) for lineage in run.lineages if lineage != run.lineage],

@@ -178,16 +178,6 @@ def _main(curves: dict[Dose, pd.DataFrame], verdict: pd.Series | None, sign: int
     return max(curves, key=lambda dose: int(curves[dose]["delta_trait"].notna().sum()), default=None)
 
 
-def main_layer(run: Run) -> int:
-    """Return the layer that most verdicts speak of; the middle of the measured ones where there are none."""
-    for table in ("verdicts", "emergence"):
-        layers = numbers(run.tables[table], "layer").dropna()
-        if len(layers):
-            return int(layers.mode().iloc[0])
-    measured = np.unique(numbers(run.tables["cosine_to_final"], "layer").dropna())
-    return int(measured[(len(measured) - 1) // 2]) if len(measured) else 0
-
-
 def rubric_matrix(run: Run, cut: Sequence[Panel], strategy: str, checkpoint: str) -> NDArray[np.float64]:
     """Return what each trait's vector does on each trait's rubric: `[traits, rubrics]`, NaN where unmeasured.
 

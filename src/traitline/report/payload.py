@@ -17,12 +17,11 @@ import pandas as pd
 from traitline.report.directions import beside, square, trait_cosines
 from traitline.report.facets import facet_panels
 from traitline.report.mds import trait_maps
-from traitline.report.panels import LABELS, Panel, main_layer, onset_span, onset_text, panels, rubric_matrix, targets
+from traitline.report.panels import LABELS, Panel, onset_span, onset_text, panels, rubric_matrix, targets
 from traitline.report.responses import Responses
 from traitline.report.style import colour
 from traitline.report.tables import Run, numbers
 
-MOST_LAYERS = 6
 MOST_COSINES = 150_000
 STATISTICS = (
     *("delta_trait", "ci_low", "ci_high", "p_adjusted", "p_two_sided", "baseline_trait", "steered_trait"),
@@ -139,7 +138,7 @@ def _geometry(run: Run) -> dict[str, Any]:
     """Return trajectories and matrices at the main layer and a few others."""
     lines, matrices = run.tables["cosine_to_final"], run.tables["cosine_matrix"]
     panels_drawn = len(run.traits) * len(run.strategies)
-    layers = _layers(run)
+    layers = run.layers
     same = run.tables["same_weights"]
     same = same.assign(cosine=numbers(same, "cosine")).dropna(subset=["cosine"])
     drawn = set(matrices["checkpoint_a"]) | set(matrices["checkpoint_b"])
@@ -175,18 +174,6 @@ def _geometry(run: Run) -> dict[str, Any]:
         ],
         "matrix_checkpoints": names,
     }
-
-
-def _layers(run: Run) -> list[int]:
-    """Return the layers the page shows: the main one, then others evenly spread."""
-    found = {
-        int(layer) for name in ("cosine_to_final", "cosine_matrix") for layer in numbers(run.tables[name], "layer").dropna()
-    }
-    first = main_layer(run)
-    others = sorted(found - {first})
-    if len(others) >= MOST_LAYERS:
-        others = [others[i] for i in np.linspace(0, len(others) - 1, MOST_LAYERS - 1).round().astype(int)]
-    return ([first] if first in found else []) + others
 
 
 def _crossed(run: Run) -> list[dict[str, Any]]:

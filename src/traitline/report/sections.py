@@ -15,7 +15,7 @@ import pandas as pd
 
 from traitline.report.axis import tokens_text
 from traitline.report.directions import at_layer
-from traitline.report.panels import LABELS, main_layer
+from traitline.report.panels import LABELS
 from traitline.report.tables import Run, numbers, unique
 
 MATCH = "match"
@@ -237,7 +237,7 @@ def _strategies(run: Run) -> Section | None:
         rows = [
             [label, *(_number(value, ".3f") for value in line)] for label, line in zip(labels, square.to_numpy(), strict=True)
         ]
-        tables.append(Table(f"{trait} at {checkpoint}, layer {main_layer(run)}", ["", *labels], rows, folded=len(rows) > SHORT))
+        tables.append(Table(f"{trait} at {checkpoint}, layer {run.layer}", ["", *labels], rows, folded=len(rows) > SHORT))
     sentences = ["Cosine between the vectors that different strategies give for one trait at one checkpoint."]
     return Section("strategies", "Strategies against each other", sentences, tables)
 

@@ -11,12 +11,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from traitline.files import write_whole
 from traitline.report.axis import TrainingAxis
 
 FORMATS = ("png", "svg", "pdf")
+MARGIN = 0.12  # inches
 # Okabe and Ito's palette
 COLOURS = {
     "character": "#0072B2",
@@ -112,10 +114,14 @@ def foot(figure: Figure, text: str, marks: Sequence[Artist]) -> None:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure in every format, each whole or not at all."""
     written = []
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # layout and extent are found once, for all formats
+    figure.set_layout_engine("none")
+    extent = figure.get_tightbbox(canvas.get_renderer()).padded(MARGIN)
     for form in FORMATS:
         content = io.BytesIO()
         metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
-        figure.savefig(content, format=form, dpi=160, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
+        figure.savefig(content, format=form, dpi=160, bbox_inches=extent, metadata=metadata)
         path = folder / f"{name}.{form}"
         write_whole(path, content.getvalue())
         written.append(path)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
+from pyarrow import csv
 
 from traitline.errors import InputError
 from traitline.report.axis import TrainingAxis, training_axis
@@ -29,12 +32,13 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "verdicts": ("the verdicts", ("kind", "trait", "strategy", "sentence")),
     "extraction": ("the counts of accepted pairs", ("checkpoint", "trait", "strategy", "status")),
     "other_rubrics": ("the effects on other traits' rubrics", (*EFFECT, "rubric")),
+    "cosine_to_final": ("the cosines along training", ("trait", "strategy", "layer", "checkpoint", "cosine_to_final")),
+    "cosine_cross_trait": ("the cosines between traits", ("checkpoint", "layer", "trait_a", "trait_b", "cosine")),
+    # after the others, which tell the layers that it is read for
     "cosine_matrix": (
         "the cosines between checkpoints",
         ("trait", "strategy", "layer", "checkpoint_a", "checkpoint_b", "cosine"),
     ),
-    "cosine_to_final": ("the cosines along training", ("trait", "strategy", "layer", "checkpoint", "cosine_to_final")),
-    "cosine_cross_trait": ("the cosines between traits", ("checkpoint", "layer", "trait_a", "trait_b", "cosine")),
 }
 # tables that only some runs have: a page says nothing of those it lacks
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -59,6 +63,8 @@ STRATEGY_COLUMNS = ("strategy", "strategy_a", "strategy_b")
 FLAGS = ("fragile", "steerable", "conclusion_changes")
 # strategies and traits are shown in the order of the study; these come after all others
 LAST_STRATEGIES = ("combined", "forced")
+MOST_LAYERS = 6
+MATRIX = "cosine_matrix"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Run:
         lineage: the lineage shown; empty where the tables name none.
         lineages: every lineage of the directory that has a page, the one with the most checkpoints first.
         strays: the effects of models that are no lineage of their own: too few checkpoints to trace.
+        only: the checkpoints that the axis is for; None for all.
     """
 
     path: Path
@@ -84,6 +91,11 @@ class Run:
     lineage: str = ""
     lineages: tuple[str, ...] = ()
     strays: pd.DataFrame = field(default_factory=pd.DataFrame)
+    only: frozenset[str] | None = None
+
+    def over(self, checkpoints: Iterable[str]) -> Run:
+        """Return the same run with an axis for these checkpoints alone, so that no place is kept for the others."""
+        return replace(self, only=frozenset(checkpoints))
 
     @property
     def study(self) -> dict[str, Any]:
@@ -94,7 +106,7 @@ class Run:
     @property
     def name(self) -> str:
         """What the report calls the study."""
-        return str(self.study.get("name") or self.path.resolve().name)
+        return str(self.study.get("name") or self.settings.get("name") or self.path.resolve().name)
 
     @property
     def title(self) -> str:
@@ -137,12 +149,34 @@ class Run:
                     seen[name] = float(count)
             for _, part in frame.groupby(["trait", "strategy"], sort=False):
                 _merge(order, part[column].astype(str))
-        seen = {name: seen[name] for name in order}
+        seen = {name: seen[name] for name in order if self.only is None or name in self.only}
         frame = self.tables["extraction"]
         if "stage" not in frame.columns:
             return training_axis(seen)
         stages |= dict(zip(frame["checkpoint"].astype(str), frame["stage"].fillna("").astype(str), strict=True))
         return training_axis(seen, stages)
+
+    @cached_property
+    def layer(self) -> int:
+        """The layer that most verdicts speak of; the middle of the measured ones where there are none."""
+        for table in ("verdicts", "emergence"):
+            layers = numbers(self.tables[table], "layer").dropna()
+            if len(layers):
+                return int(layers.mode().iloc[0])
+        measured = self._measured_layers
+        return measured[(len(measured) - 1) // 2] if measured else 0
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers whose directions are shown: the main one, then others evenly spread."""
+        others = [layer for layer in self._measured_layers if layer != self.layer]
+        if len(others) >= MOST_LAYERS:
+            others = [others[i] for i in np.linspace(0, len(others) - 1, MOST_LAYERS - 1).round().astype(int)]
+        return [layer for layer in [self.layer] if layer in self._measured_layers] + others
+
+    @property
+    def _measured_layers(self) -> list[int]:
+        return sorted({int(layer) for layer in numbers(self.tables["cosine_to_final"], "layer").dropna().unique()})
 
     @cached_property
     def traits(self) -> list[str]:
@@ -164,7 +198,7 @@ class Run:
         for name in TABLES:
             frame = self.tables[name]
             if column in frame.columns:
-                found |= dict.fromkeys(frame[column].dropna().astype(str))
+                found |= dict.fromkeys(frame[column].dropna().unique().astype(str))
         return [name for name in wanted if name in found] + [name for name in found if name not in wanted]
 
 
@@ -180,9 +214,11 @@ def read_run(path: Path, lineage: str = "") -> Run:
     """
     if not path.is_dir():
         raise InputError(f"run directory {str(path)!r} does not exist; give the folder that a study was run into")
-    tables, absent = {}, {}
+    tables: dict[str, pd.DataFrame] = {}
+    absent: dict[str, str] = {}
     for name, (what, needed) in {**TABLES, **OPTIONAL}.items():
-        tables[name], reason = _read_table(path / "tables" / f"{name}.csv", what, needed)
+        keep = Run(path, {}, "", tables).layers if name == MATRIX else []
+        tables[name], reason = _read_table(path / "tables" / f"{name}.csv", what, needed, keep)
         if reason and (name in TABLES or (path / "tables" / f"{name}.csv").is_file()):
             absent[name] = reason
     counted = _checkpoints(tables)
@@ -248,14 +284,17 @@ def _merge(order: list[str], names: Iterable[str]) -> None:
         place = order.index(name) + 1
 
 
-def _read_table(path: Path, what: str, needed: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """Return a table, and why it is empty."""
+def _read_table(path: Path, what: str, needed: Sequence[str], layers: Sequence[int]) -> tuple[pd.DataFrame, str]:
+    """Return a table, of some layers alone where any are named, and why it is empty."""
     empty = pd.DataFrame({name: [] for name in needed})
     where = f"tables/{path.name}"
     if not path.is_file():
         return empty, f"The run has not written {where} ({what}) yet."
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), low_memory=False)
+        if layers:
+            table = _read_layers(path, needed, layers)
+        else:
+            table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), low_memory=False)
     except pd.errors.EmptyDataError:
         return empty, f"{where} ({what}) is empty."
     except (OSError, ValueError) as error:
@@ -270,6 +309,25 @@ def _read_table(path: Path, what: str, needed: Sequence[str]) -> tuple[pd.DataFr
         if name in table.columns:
             table[name] = table[name].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])
     return table, "" if len(table) else f"{where} ({what}) has no rows yet."
+
+
+def _read_layers(path: Path, needed: Sequence[str], layers: Sequence[int]) -> pd.DataFrame:
+    """Read a table's rows of some layers, piece by piece: of hundreds of checkpoints, all layers are millions of rows.
+
+    Raises:
+        ValueError: the file cannot be read as a table.
+    """
+    header = pd.read_csv(path, nrows=0)
+    if set(needed) - set(header.columns):
+        return header
+    columns = [name for name in header.columns if name in (*needed, "lineage", "model")]
+    types = {name: pa.string() if name in TEXTS else pa.float64() for name in columns}
+    options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=True)
+    wanted = pa.array(layers, pa.float64())
+    with csv.open_csv(path, csv.ReadOptions(block_size=1 << 24), convert_options=options) as reader:
+        parts = [batch.filter(pc.is_in(batch["layer"], wanted)) for batch in reader]
+    frame: pd.DataFrame = pa.Table.from_batches(parts).to_pandas()
+    return frame
 
 
 def _read_settings(path: Path) -> tuple[dict[str, Any], str]:
