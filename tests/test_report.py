@@ -176,7 +176,7 @@ def test_empty_and_broken_files_are_named_and_cost_nothing_else(run: Path) -> No
     text = Page(render(read_run(run))).text
     assert "tables/transfer.csv (the effects on fixed targets) is empty." in text
     assert "tables/other_rubrics.csv (the effects on other traits' rubrics) lacks the columns" in text
-    assert "tables/controls.csv (the effects of the controls) has no rows yet." in text
+    assert "tables/controls.csv (the effects of the controls) has no rows." in text
     assert f"Could not be read: {broken.relative_to(run)}" in text
     assert "steerable from between" in text
 

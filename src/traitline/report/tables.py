@@ -289,7 +289,7 @@ def _read_table(path: Path, what: str, needed: Sequence[str], layers: Sequence[i
     empty = pd.DataFrame({name: [] for name in needed})
     where = f"tables/{path.name}"
     if not path.is_file():
-        return empty, f"The run has not written {where} ({what}) yet."
+        return empty, f"The run has not written {where} ({what})."
     try:
         if layers:
             table = _read_layers(path, needed, layers)
@@ -308,7 +308,7 @@ def _read_table(path: Path, what: str, needed: Sequence[str], layers: Sequence[i
     for name in FLAGS:
         if name in table.columns:
             table[name] = table[name].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])
-    return table, "" if len(table) else f"{where} ({what}) has no rows yet."
+    return table, "" if len(table) else f"{where} ({what}) has no rows."
 
 
 def _read_layers(path: Path, needed: Sequence[str], layers: Sequence[int]) -> pd.DataFrame:
