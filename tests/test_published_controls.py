@@ -169,6 +169,13 @@ def test_broken_runs_are_audited_and_the_rest_completes(tmp_path: Path) -> None:
     assert found["missing_file"] == found["unreadable_revision"] == 1
 
 
+def test_a_listed_path_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
+    write(tmp_path, deltas=[1.0, 2.0], output_csv=[f"data/{'x' * 300}.csv", "data/\0.csv"])
+    made = release(tmp_path)
+    control_table(made, ["Toy-1B"], comparisons(real()))
+    assert kinds(made)["raw_missing"] == 3
+
+
 def test_no_folder_gives_empty_tables_and_one_audit_row(tmp_path: Path) -> None:
     (tmp_path / "results/Toy-1B").mkdir(parents=True)
     made = release(tmp_path)

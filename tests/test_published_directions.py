@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,11 @@ def test_without_main_the_last_with_a_vector_is_the_end(root: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "unreadable_vector"),
         (lambda path: path.write_bytes(b""), "unreadable_vector"),
         (lambda path: torch.save({"a": torch.zeros(2)}, path), "unreadable_vector"),
+        (lambda path: torch.save(torch.ones(LAYERS, HIDDEN, dtype=torch.complex64), path), "unreadable_vector"),
+        (lambda path: torch.save(torch.ones(LAYERS, HIDDEN, dtype=torch.int64), path), "unreadable_vector"),
+        (lambda path: torch.save(torch.ones(LAYERS, HIDDEN, dtype=torch.bool), path), "unreadable_vector"),
+        (lambda path: (path.unlink(), path.mkdir()), "unreadable_vector"),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere.pt")), "unreadable_vector"),
         (lambda path: torch.save(torch.ones(LAYERS, HIDDEN + 1), path), "mismatched_shape"),
         (lambda path: torch.save(torch.ones(LAYERS), path), "mismatched_shape"),
         (lambda path: torch.save(torch.ones(LAYERS, 0), path), "mismatched_shape"),
@@ -122,6 +128,33 @@ def test_a_broken_vector_keeps_its_rows_empty_and_spoils_no_other(root: Path, da
     assert line.loc[STEPS[1], ["cosine_to_final", "l2_norm"]].isna().all(axis=None)
     assert set(line.loc[STEPS[2], "previous"]) == {STEPS[0]}
     assert line.index.unique().tolist() == [*STEPS, "main"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere.pt")), "link to a file that is not there"),
+        (lambda path: torch.save(torch.ones(LAYERS, HIDDEN, dtype=torch.complex64), path), "complex64"),
+        (lambda path: path.write_bytes(b"no"), "truncated"),
+    ],
+)
+def test_what_is_wrong_with_a_vector_is_said_in_words(root: Path, damage: object, words: str) -> None:
+    damage(root / f"data/persona_vectors/{MODEL}/{STEPS[1]}/brave_story_q_response_avg_diff.pt")  # type: ignore[operator]
+    assert words in tables(root, [1])[1].loc["unreadable_vector", "consequence"]
+
+
+def test_warnings_of_the_reader_are_not_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = torch.load
+
+    def loud(*args: object, **options: object) -> object:
+        warnings.warn("of no interest", UserWarning, stacklevel=2)
+        return load(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "load", loud)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tables(root, [1])[1].empty
 
 
 def test_a_broken_end_leaves_the_cosines_to_it_empty(root: Path) -> None:
@@ -217,20 +250,85 @@ def test_the_authors_cosines_are_checked(root: Path) -> None:
     assert "by up to 0.250" in audit.loc["published_cosine_differs", "consequence"]
 
 
-def test_layers_that_no_model_has_are_refused_and_those_of_another_are_left_out(root: Path) -> None:
-    with pytest.raises(InputError, match=r"layer 4 is out of range.*layers 0 to 3"):
-        tables(root, [1, 4])
-    with pytest.raises(InputError, match="layer -1"):
-        tables(root, [-1])
+def similarities(root: Path, name: str, table: pd.DataFrame, **options: bool) -> Path:
+    path = root / f"results/{MODEL}/grid/run_v1/vector_similarity/vector_cosine_{name}_brave_story_q_layer2.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, **options)  # type: ignore[call-overload]
+    return path
+
+
+def test_further_columns_of_the_authors_cosines_are_no_cosines(root: Path) -> None:
+    cosine = float(geometry.cosines(array(0), array(1))[2])
+    to_main = float(geometry.cosines(array(1), array(3))[2])
+    square = pd.DataFrame([[1.0, cosine], [cosine, 1.0]], STEPS[:2], STEPS[:2]).assign(zzz=0.25, yyy="so")
+    similarities(root, "sim", square)
+    line = {"revision": STEPS[1:2], "cosine_similarity_to_main": [to_main], "zzz": 0.25}
+    similarities(root, "to_main", pd.DataFrame(line), index=False)
+    steps = {"source_revision": STEPS[:1], "target_revision": STEPS[1:2], "cosine_similarity": [cosine], "zzz": 0.25}
+    similarities(root, "sequential", pd.DataFrame(steps), index=False)
+    audit = tables(root, [1])[1]
+    assert audit.index.tolist() == ["unknown_columns"] * 3
+    assert audit["count"].tolist() == [1, 2, 1]
+    assert "zzz, yyy" in audit["consequence"].iloc[1]
+
+
+def test_authors_cosines_that_are_no_numbers_or_not_there_are_told(root: Path) -> None:
+    cosine = float(geometry.cosines(array(0), array(1))[2])
+    square = pd.DataFrame([["one", cosine], [cosine + 0.25, "inf"]], STEPS[:2], STEPS[:2])
+    path = similarities(root, "sim", square)
+    other = similarities(root, "to_main", pd.DataFrame({"revision": STEPS, "length": 1.0}), index=False)
+    audit = tables(root, [1])[1]
+    assert audit.loc["unreadable_numbers", ["file", "count"]].tolist() == [path.relative_to(root).as_posix(), 2]
+    assert audit.loc["published_cosine_differs", ["file", "count"]].tolist() == [path.relative_to(root).as_posix(), 1]
+    assert audit.loc["missing_columns", "file"] == other.relative_to(root).as_posix()
+
+
+def test_activation_norms_that_are_no_numbers_give_way_to_the_next_kind(root: Path) -> None:
+    folder = root / f"results/{MODEL}/activation_norms"
+    for revision in STEPS:
+        norms(root, f"{revision}_shared_norms.csv", 4.0)
+        norms(root, f"{revision}_norms.csv", 8.0)
+    pd.DataFrame({"layer": range(LAYERS), "mean_l2": "long"}).to_csv(folder / f"{STEPS[0]}_shared_norms.csv", index=False)
+    values = {"layer": range(LAYERS), "mean_l2": [4.0, "long", "inf", 4.0], "zzz": 1}
+    pd.DataFrame(values).to_csv(folder / f"{STEPS[1]}_shared_norms.csv", index=False)
+    norms(root, f"{STEPS[2]}_shared_norms.csv", 4.0, layers=1)
+    found, audit = tables(root, [1])
+    line = found["cosine_to_final"].set_index("checkpoint")
+    length = np.linalg.norm(array(0)[1])
+    assert line.loc[STEPS[0], "norm_over_activation_norm"] == pytest.approx(length / 8)
+    assert line.loc[STEPS[0], "norm_file"].endswith(f"{STEPS[0]}_norms.csv")
+    assert line.loc[STEPS[1], "norm_file"].endswith(f"{STEPS[1]}_shared_norms.csv")
+    assert line.loc[STEPS[1:], "norm_over_activation_norm"].isna().all()
+    assert audit.loc["unreadable_numbers", "count"].tolist() == [LAYERS, 2]
+    assert "nothing is computed from it" in audit.loc["unreadable_numbers", "consequence"].iloc[0]
+    assert audit.loc["unknown_columns", "count"] == 1
+
+
+def test_a_revision_with_a_name_as_long_as_a_file_may_have_stops_nothing(root: Path) -> None:
+    vector(root, "x" * 255)
+    assert len(tables(root, [1])[0]["cosine_matrix"]) == 25
+
+
+@pytest.mark.parametrize(("layers", "words"), [([4], "layers 4"), ([-1], "layers -1"), ([16, 20], "layers 16, 20")])
+def test_layers_none_of_which_any_model_has_are_refused(root: Path, layers: list[int], words: str) -> None:
+    with pytest.raises(InputError, match=rf"{words}.*{MODEL} have layers 0 to 3"):
+        tables(root, layers)
+
+
+def test_layers_that_a_model_lacks_are_left_out(root: Path) -> None:
+    found, audit = tables(root, [1, 4, 4])
+    assert set(found["cosine_matrix"]["layer"]) == {1}
+    assert audit.loc["layer_out_of_range", ["model", "count"]].tolist() == [MODEL, 1]
     path = root / "data/persona_vectors/Toy-2B/main/brave_story_q_response_avg_diff.pt"
     path.parent.mkdir(parents=True)
     torch.save(torch.ones(6, 8), path)
-    found, audit = tables(root, [1, 4])
-    assert found["cosine_matrix"].groupby("model", observed=True)["layer"].unique().map(list).to_dict() == {
-        MODEL: [1],
-        "Toy-2B": [1, 4],
-    }
-    assert audit.loc["layer_out_of_range", ["model", "count"]].tolist() == [MODEL, 1]
+    for layers, mine in (([1, 4], [[1], [1, 4]]), ([4, 9], [[], [4]])):
+        found, audit = tables(root, layers)
+        for name in ("cosine_matrix", "cosine_to_final"):
+            by_model = found[name].groupby("model", observed=True)["layer"].unique().map(list).to_dict()
+            assert by_model == {model: part for model, part in zip((MODEL, "Toy-2B"), mine, strict=True) if part}
+    assert audit.loc["layer_out_of_range", "model"].tolist() == [MODEL, "Toy-2B"]
+    assert audit.loc["layer_out_of_range", "count"].tolist() == [2, 1]
 
 
 def test_a_model_without_vectors_has_empty_tables(tmp_path: Path) -> None:

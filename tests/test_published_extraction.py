@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from traitline.published.extraction import COLUMNS, INTEGERS, extraction_pairs, statuses
@@ -120,6 +121,63 @@ def test_a_status_that_says_otherwise_is_told(root: Path) -> None:
     assert statuses(Release(root), MODEL)[LATE, NAME] == {}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"status": [1], "effective_rows": 3}',
+        '{"status": {"a": 1}, "effective_rows": 3}',
+        '{"status": 7, "effective_rows": 3}',
+        '{"status": "\\ud800", "effective_rows": 3}',
+    ],
+)
+def test_a_status_that_is_no_text_is_left_out(root: Path, content: str) -> None:
+    answers(root, EARLY, "pos", [(90, 90)] * 3)
+    answers(root, EARLY, "neg", [(0, 90)] * 3)
+    answers(root, LATE, "pos", [(90, 90)] * 3)
+    vector(root, EARLY)
+    status(root, EARLY, content)
+    status(root, LATE, json.dumps({"status": "nonextractable"}))
+    table, audit = counted(root)
+    pa.Table.from_pandas(table)
+    assert table["status_listed"].fillna("").tolist() == ["", "nonextractable"]
+    assert table.loc[EARLY, "effective_rows_listed"] == 3
+    assert audit.loc["unreadable_status", "count"] == 1
+    assert "status" in audit.loc["unreadable_status", "consequence"]
+    assert "status_disagrees" not in audit.index
+
+
+@pytest.mark.parametrize("number", ["true", '"3"', "[3]", "NaN", "Infinity", "1" + "0" * 400, "1e300"])
+def test_a_count_that_is_no_number_is_left_out(root: Path, number: str) -> None:
+    vector(root, EARLY)
+    answers(root, EARLY, "pos", [(90, 90)] * 3)
+    answers(root, EARLY, "neg", [(0, 90)] * 3)
+    status(root, EARLY, f'{{"status": "complete", "effective_rows": {number}, "pos_rows": {number}, "threshold": 50}}')
+    table, audit = counted(root)
+    assert pd.isna(table.loc[EARLY, "effective_rows_listed"])
+    assert audit.loc["unreadable_status", "count"] == 2
+    assert "effective_rows, pos_rows" in audit.loc["unreadable_status", "consequence"]
+    assert "status_disagrees" not in audit.index
+
+
+def test_a_status_nested_without_end_is_unreadable(root: Path) -> None:
+    vector(root, EARLY)
+    status(root, EARLY, "[" * 100_000)
+    assert counted(root)[1].loc["unreadable_status", "count"] == 1
+
+
+def test_exact_repeats_are_told_with_the_pairs_they_inflate(root: Path) -> None:
+    path = answers(root, EARLY, "pos", [(90, 90), (90, 90), (10, 90), (90, 90)], questions=1)
+    path.write_text(path.read_text().replace("Well, 1.", "Well, 0.").replace("Well, 2.", "Well, 0."))
+    answers(root, EARLY, "neg", [(0, 90)] * 4, questions=1)
+    other = answers(root, LATE, "neg", [(0, 90)] * 3, questions=3)
+    other.write_text(other.read_text().replace("Well, 1.", "Well, 0."))
+    vector(root, EARLY)
+    table, audit = counted(root)
+    assert table.loc[EARLY, "n_pairs"] == 3
+    assert audit.loc["duplicated_rows", ["file", "count"]].tolist() == [path.relative_to(root).as_posix(), 2]
+    assert "1 of them in accepted pairs" in audit.loc["duplicated_rows", "consequence"]
+
+
 def test_rows_that_do_not_belong_together_are_told(root: Path) -> None:
     answers(root, EARLY, "pos", [(90, 90)] * 5)
     answers(root, EARLY, "neg", [(0, 90)] * 3)
@@ -189,6 +247,21 @@ def test_pass_rates_are_told_apart_from_the_filter(root: Path) -> None:
     assert audit.loc["pass_rate_differs", "count"] == 1
     path.write_text("revision\n")
     assert "missing_columns" in counted(root)[1].index
+
+
+def test_pass_rates_that_cannot_be_read_are_told_and_compared_with_nothing(root: Path) -> None:
+    answers(root, EARLY, "pos", [(90, 90)] * 3)
+    answers(root, EARLY, "neg", [(0, 90)] * 3)
+    vector(root, EARLY)
+    rates: dict[str, Any] = {"revision": EARLY, "trait": NAME, "split": ["pos", "neg"], "passed": ["many", 0], "total": 3}
+    path = root / "results" / MODEL / "pass_rate.csv"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame({**rates, "zzz": 1, "yyy": 2, "label": 1}).to_csv(path, index=False)
+    audit = counted(root)[1]
+    assert audit.loc["unreadable_numbers", "count"] == 1
+    assert audit.loc["unknown_columns", "count"] == 2
+    assert "zzz, yyy" in audit.loc["unknown_columns", "consequence"]
+    assert not {"pass_rate_differs", "pass_rate_is_not_the_filter"} & {*audit.index}
 
 
 @pytest.mark.published

@@ -100,6 +100,42 @@ def test_the_same_command_may_be_repeated_and_another_may_not_overwrite(
     assert "never overwritten" in other.output
 
 
+def test_an_interrupted_run_can_be_repeated_in_its_folder(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as broken:
+        broken.setattr("traitline.published.reproduce.write_report", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(release, out, layers=[2])
+    assert not (out / "report.html").exists()
+    assert reproduce(release, out, layers=[2]).report.is_file()
+
+
+def test_a_folder_of_the_release_is_not_written_into(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    result = CliRunner().invoke(app, ["reproduce", str(root), "--out", str(root / "results" / "mine")])
+    assert result.exit_code == 2
+    assert "inside the release" in result.output
+
+
+def test_two_models_have_a_page_each_that_name_each_other(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path / "release")
+    for part in ("results", "data/persona_vectors", "data/model_responses/eval", "data/model_responses/extract"):
+        shutil.copytree(root / part / MODEL, root / part / "Other-2B")
+    for path in (root / "results/Other-2B").rglob("*.csv"):
+        path.write_text(path.read_text(encoding="utf-8").replace(f"/{MODEL}/", "/Other-2B/"), encoding="utf-8")
+    done = reproduce(root, tmp_path / "out", layers=[2])
+    assert done.models == ("Other-2B", MODEL)
+    statuses = done.tables["significance"].groupby("model")["status"].apply(list)
+    assert statuses[MODEL] == statuses["Other-2B"]
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("report*.html")}
+    assert len(pages) == 2
+    for name, page in pages.items():
+        (other,) = set(pages) - {name}
+        assert f'href="{other}"' in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

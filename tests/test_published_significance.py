@@ -71,6 +71,62 @@ def test_merged_files_keep_the_number_of_tests_of_their_source(tmp_path: Path) -
     assert (merged["published_p_bonferroni"] - merged["recomputed_p_bonferroni"]).abs().max() < 1e-9
 
 
+GRID = f"results/{small_release.MODEL}/checkpoint_grid/grid/combined_significance.csv"
+
+
+def test_numbers_that_cannot_be_read_are_told_and_not_taken_for_equal(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    frame = pd.read_csv(root / GRID)
+    frame.astype({"trait_primary_p_two_sided": object}).assign(trait_primary_p_two_sided="bad").to_csv(root / GRID, index=False)
+    table, release = table_of(root)
+    row = table[table["run"] == "grid"].iloc[0]
+    assert row["status"] == "match"
+    assert "not compared: p_two_sided" in row["reason"]
+    audit = release.audit.table()
+    assert audit.loc[audit["kind"] == "unreadable_numbers", "count"].tolist() == [5]
+
+
+def test_the_reason_names_the_mean_that_differs(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    path = root / f"data/model_responses/eval/{small_release.MODEL}/main/main/steered.csv"
+    frame = pd.read_csv(path)
+    frame.assign(coherence=frame["coherence"] - 5).to_csv(path, index=False)
+    row = table_of(root)[0].query("run == 'grid' and extract_revision == 'main'").iloc[0]
+    assert row["status"] == "differs"
+    assert "steered file has a mean coherence" in row["reason"]
+
+
+def test_without_a_common_question_there_is_no_p_and_no_corrected_one(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    path = root / f"data/model_responses/eval/{small_release.MODEL}/main/main/steered.csv"
+    frame = pd.read_csv(path)
+    frame.assign(question="Another one " + frame["question"]).to_csv(path, index=False)
+    row = table_of(root)[0].query("run == 'grid' and extract_revision == 'main'").iloc[0]
+    assert row["n_questions"] == 0
+    assert row[["recomputed_p_two_sided", "recomputed_p_bonferroni", "honest_p_bonferroni"]].isna().all()
+
+
+def test_repeated_table_rows_and_impossible_paths_are_told(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    frame = pd.read_csv(root / GRID)
+    frame.loc[0, "output_path"] = "data/" + "x" * 400 + ".csv"
+    pd.concat([frame, frame.iloc[[4]]]).to_csv(root / GRID, index=False)
+    table, release = table_of(root)
+    assert table[table["run"] == "grid"]["status"].iloc[0] == "raw_missing"
+    assert "duplicated_rows" in set(release.audit.table()["kind"])
+
+
+def test_a_row_tested_by_signs_is_tested_by_signs(tmp_path: Path) -> None:
+    root = small_release.build(tmp_path)
+    frame = pd.read_csv(root / GRID).assign(trait_primary_test="sign_test")
+    frame["trait_primary_p_two_sided"], frame["trait_primary_p_greater"] = 2 / 64, 1 / 64  # all six questions moved up
+    frame["trait_primary_p_two_sided_bonferroni_within_trait"] = 10 / 64
+    frame.to_csv(root / GRID, index=False)
+    row = table_of(root)[0].query("run == 'grid' and extract_revision == 'main'").iloc[0]
+    assert row["status"] == "match"
+    assert row["recomputed_p_bonferroni"] == pytest.approx(10 / 64)
+
+
 @pytest.mark.parametrize("damage", ["empty", "unknown_column", "no_score", "garbage"])
 def test_a_damaged_answer_file_costs_its_own_rows_only(tmp_path: Path, damage: str) -> None:
     root = small_release.build(tmp_path)

@@ -156,6 +156,12 @@ def test_a_checkpoint_without_a_stage_is_of_the_stage_its_name_or_its_place_says
     assert [band.name for band in axis.stages] == ["x", "y"]
 
 
+def test_without_tokens_the_order_given_stays_whatever_has_a_stage() -> None:
+    nan = float("nan")
+    axis = training_axis({"x-1": nan, "x-2": nan, "x-3": nan, "main": nan}, {"x-1": "x", "x-3": "x"})
+    assert axis.checkpoints == ("x-1", "x-2", "x-3", "main")
+
+
 def test_stages_alone_do_not_make_a_log_axis() -> None:
     axis = training_axis({"a": 1e6, "b": 2e6}, {"a": "one", "b": "two"})
     assert not axis.in_tokens

@@ -42,7 +42,8 @@ def reproduce(
     rows = [(kind, count(int(one["size"])), count(int(one["sum"]))) for kind, one in kinds.items()]
     print_table("Audit", ("what was found", ">entries", ">count"), rows)
     say(f"tables: {out / 'tables'}")
-    say(f"report: {done.report}")
+    for page in done.reports:
+        say(f"report: {page}")
 
 
 def _layers(text: str) -> list[int] | None:

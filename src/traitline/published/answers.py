@@ -66,7 +66,7 @@ def read_answers(
     if unknown:
         text = f"unknown columns {', '.join(map(str, unknown))}; they are ignored"
         release.audit.add("unknown_columns", file, len(unknown), text, model=model)
-    scores = {"trait_score": _numbers(table[column]), "coherence": _numbers(table["coherence"])}
+    scores = {"trait_score": finite(table[column]), "coherence": finite(table["coherence"])}
     for name, values in scores.items():
         missing = int(np.isnan(values).sum())
         if missing:
@@ -89,14 +89,19 @@ class Shelf:
         path = self.locate(listed)
         key = (path, tuple(traits))
         if key not in self._read:
-            exists = path.is_file()
-            self._read[key] = read_answers(self.release, path, traits, model=self.model) if exists else None
+            self._read[key] = read_answers(self.release, path, traits, model=self.model) if self.exists(listed) else None
         return self._read[key]
 
     def extended(self, listed: str, traits: Sequence[str]) -> Answers | None:
         """Return the answers of the further samples beside a file, which the release calls `..._extended.csv`."""
-        path = Path(listed)
-        return self.answers(str(path.with_name(f"{path.stem}{EXTENDED}{path.suffix}")), traits)
+        return self.answers(extension(listed), traits)
+
+    def exists(self, listed: str) -> bool:
+        """Tell whether the file at a path as listed is in the release; a path that no file can have is not."""
+        try:
+            return bool(listed) and self.locate(listed).is_file()
+        except (OSError, ValueError):
+            return False
 
     def once(self, listed: str, traits: Sequence[str], repeat: str) -> pd.DataFrame:
         """Return the rows of a side, each once, whatever of a file and its extension was counted.
@@ -123,12 +128,19 @@ class Shelf:
         return self.release.root.joinpath(*(part for part in parts[start:] if part not in ("..", "/", "\\")))
 
 
+def extension(listed: str) -> str:
+    """Return the path of the further samples beside a file."""
+    path = Path(listed)
+    return str(path.with_name(f"{path.stem}{EXTENDED}{path.suffix}")) if path.name else ""
+
+
 def repeated(parts: Sequence[tuple[Answers, int]]) -> pd.DataFrame:
     """Return the rows of several files together, each as many times as said."""
     frames = [one.rows for one, times in parts for _ in range(times)]
     return pd.concat(frames, ignore_index=True)
 
 
-def _numbers(column: pd.Series) -> NDArray[np.float64]:
+def finite(column: pd.Series) -> NDArray[np.float64]:
+    """Return a column as numbers, NaN for whatever is none or not finite."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)

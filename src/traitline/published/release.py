@@ -74,18 +74,23 @@ class Release:
         """Every trait name in use, strategies and all: trait files, vectors and judged extraction files."""
         names = {path.stem for folder in TRAIT_FILES for path in (self.root / folder).glob("*.json")}
         names |= {name for model in self.models for _, name, _ in self.vector_files(model)}
-        for path in (self.root / RESULTS).glob("*/*/*/combined_significance.csv"):
+        for path in (self.root / RESULTS).rglob("combined_significance.csv"):
             names |= _distinct(path, ("trait", "vector_trait"))
         return sorted(names)
 
     def split(self, name: str) -> tuple[str, str]:
         """Split a name such as `evil_character_neutral_q` into trait and strategy, both verbatim.
 
-        The trait is the shortest name of the release that the name begins with; the strategy is empty where nothing follows.
-        Where the release has no such shorter name, the trait is the first word.
+        A name that stands for an original trait is that trait. Else the trait is the longest original trait that the name
+        begins with, else the shortest name of the release that it begins with, else its first word, which the audit tells. The
+        strategy is what follows, empty where nothing does.
         """
+        original = [base for base in self._bases if name == base or name.startswith(f"{base}_")]
         heads = [head for head in self.traits if name.startswith(f"{head}_")]
-        head = min(heads, key=len) if heads else name if name in self._bases else name.partition("_")[0]
+        head = max(original, key=len, default="") or min(heads, key=len, default="") or name.partition("_")[0]
+        if not original and not heads and head != name:
+            text = f"nothing else is called {head}, so {head} was taken for the trait and the rest for the strategy"
+            self.audit.add("guessed_trait", "", 1, f"the name {name} is told apart by its first word: {text}")
         return head, name[len(head) + 1 :]
 
     @cached_property
@@ -171,7 +176,9 @@ class Release:
 
     @staticmethod
     def _folders(folder: Path) -> list[Path]:
-        return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+        """Return the folders in a folder, but for those that systems and archives leave behind."""
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [path for path in found if path.is_dir() and not path.name.startswith((".", "__"))]
 
 
 def _root(path: Path) -> Path:
@@ -182,7 +189,9 @@ def _root(path: Path) -> Path:
     for folder in (path, *inner):
         if (folder / RESULTS).is_dir() or (folder / VECTORS).is_dir() or (folder / RESPONSES).is_dir():
             return folder
-    raise InputError(f"release {str(path)!r} holds neither results nor data/persona_vectors; give the folder that does")
+    raise InputError(
+        f"release {str(path)!r} has no results, data/persona_vectors or data/model_responses; give the folder that has"
+    )
 
 
 def _placed(lineage: Lineage, revision: str) -> Place | None:

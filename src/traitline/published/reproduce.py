@@ -34,6 +34,7 @@ from traitline.report.page import write_report
 LAYERS = (16, 20)
 """The layers of the paper's figures of directions."""
 SETTINGS = "study.yaml"
+PARTS = ("data", "results")
 Tell = Callable[[str], None]
 
 
@@ -55,6 +56,11 @@ class Reproduction:
     def report(self) -> Path:
         """The page to open."""
         return self.out / "report.html"
+
+    @property
+    def reports(self) -> list[Path]:
+        """The pages of all lineages, the one to open first."""
+        return [self.report, *sorted(self.out.glob("report-*.html"))]
 
 
 def reproduce(
@@ -81,12 +87,14 @@ def reproduce(
     source, folder = Release(release), Path(out)
     models = source.chosen(model)
     settings = _claim(folder, source, models, layers)
+    _write_settings(folder, settings)  # first, so that an interrupted run can be repeated in its folder
     tables = recompute(source, models, layers, tell)
     tell("writing tables, figures and report")
     for name, table in tables.items():
         _write(folder / "tables" / f"{name}.csv", table)
-    settings = {"name": f"{' and '.join(lineages(tables, models))}, recomputed", **settings}
-    write_whole(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    lines = lineages(tables, models)
+    name = lines[0] if len(lines) == 1 else source.root.resolve().name
+    _write_settings(folder, {"name": f"{name}, recomputed", **settings})
     write_report(folder)
     return Reproduction(folder, tuple(models), tables)
 
@@ -131,6 +139,10 @@ def _write(path: Path, table: pd.DataFrame) -> None:
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
 
 
+def _write_settings(folder: Path, settings: dict[str, object]) -> None:
+    write_whole(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
 def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequence[int] | None) -> dict[str, object]:
     """Return the settings of this reproduction, having made sure that the folder holds no other one.
 
@@ -139,6 +151,8 @@ def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequenc
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {str(folder)!r} is a file; give a folder")
+    if any(folder.resolve().is_relative_to((source.root / part).resolve()) for part in PARTS):
+        raise InputError(f"--out {str(folder)!r} lies inside the release, which is only read; give a folder elsewhere")
     settings = {
         "study": {
             "models": list(models),
@@ -157,14 +171,17 @@ def _claim(folder: Path, source: Release, models: Sequence[str], layers: Sequenc
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         before = None
     if not isinstance(before, dict) or before.get("study") != settings["study"]:
-        raise InputError(f"--out {str(folder)!r} holds something else already, which is never overwritten; give another folder")
+        raise InputError(
+            f"--out {str(folder)!r} holds other files, or a reproduction of another release or with other options, which are "
+            "never overwritten; give another folder"
+        )
     return settings
 
 
 def _fingerprint(source: Release) -> str:
     """Return a digest of the names and sizes of the release's files: the same release gives the same one."""
     digest = hashlib.sha256()
-    for part in ("data", "results"):
+    for part in PARTS:
         for path in sorted((source.root / part).rglob("*")):
             if path.is_file():
                 digest.update(f"{path.relative_to(source.root).as_posix()}\0{path.stat().st_size}\n".encode())

@@ -10,17 +10,17 @@ and tests to `analysis/significance.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from traitline.analysis.significance import sign_flip
+from traitline.analysis.significance import sign_flip, sign_test
 from traitline.published.answers import Answers, Shelf, repeated
-from traitline.published.release import RESULTS, Release
+from traitline.published.published_rows import Numbers, Row, published_rows
+from traitline.published.release import Release
 
 MEAN_TOLERANCE = 1e-9
 P_TOLERANCE = 4e-6  # at most 4 of 2^20 sign vectors lie on the border of a tie
@@ -44,24 +44,8 @@ COLUMNS = [
     *("published_n_rows_baseline", "published_n_rows_steered"),
     *("judge_traits", "baseline_file", "steered_file", "file"),
 ]
-# what a statistic is called in the release, the first column that exists
-PUBLISHED = {
-    "delta_trait_mean": ("delta_trait_mean",),
-    "paired_trait_mean_diff": ("paired_trait_mean_diff",),
-    "p_two_sided": ("trait_primary_p_two_sided", "trait_sign_flip_p_two_sided"),
-    "p_greater": ("trait_primary_p_greater", "trait_sign_flip_p_greater"),
-    "p_bonferroni": (
-        "trait_primary_p_two_sided_bonferroni_within_trait",
-        "trait_sign_flip_p_two_sided_bonferroni_within_trait",
-    ),
-    "delta_coherence_mean": ("delta_coherence_mean",),
-    "baseline_trait": ("baseline_trait_mean",),
-    "steered_trait": ("output_trait_mean",),
-    "baseline_coherence": ("baseline_coherence_mean",),
-    "steered_coherence": ("output_coherence_mean",),
-    "n_rows_baseline": ("baseline_rows",),
-    "n_rows_steered": ("output_rows",),
-}
+SIGN_TEST = "sign_test"
+"""What a row names as its primary test where it had too many questions to list every sign vector."""
 MEANS = ("baseline_trait", "steered_trait", "baseline_coherence", "steered_coherence")
 TIMES = (1, 0, 2, 3)
 """How often a file may have been counted, the likeliest first."""
@@ -88,36 +72,6 @@ class Side:
         return repeated(parts)
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """What one way of counting gives."""
-
-    way: tuple[int, int]
-    baseline_way: tuple[int, int]
-    measured: dict[str, float]
-    n_questions: int
-    n_rows_baseline: int
-    n_rows_steered: int
-
-
-@dataclass
-class Row:
-    """One row of a published table: who, the published numbers, what the files give, and the verdict."""
-
-    who: dict[str, Any]
-    published: dict[str, float]
-    judge_traits: tuple[str, ...]
-    baseline_file: str
-    steered_file: str
-    file: str
-    found: Numbers | None = None
-    honest: Numbers | None = None
-    status: str = "raw_missing"
-    reason: str = ""
-    tests: float = math.nan
-    source: dict[str, float] = field(default_factory=dict)
-
-
 def significance_table(release: Release, models: Sequence[str], shelves: Mapping[str, Shelf]) -> pd.DataFrame:
     """Recompute every row of every `combined_significance.csv` of these models.
 
@@ -137,7 +91,7 @@ def significance_table(release: Release, models: Sequence[str], shelves: Mapping
         - `raw_missing`: a file is not there or cannot be used;
         - `differs`: anything else, with the reason in words.
     """
-    rows = [row for model in models for row in _published(release, model)]
+    rows = [row for model in models for row in published_rows(release, model)]
     for row in rows:
         _recompute(row, shelves[row.who["model"]])
     _share_overwritten(rows)
@@ -146,70 +100,34 @@ def significance_table(release: Release, models: Sequence[str], shelves: Mapping
     return pd.DataFrame([_record(row) for row in rows], columns=COLUMNS)
 
 
-def _published(release: Release, model: str) -> Iterator[Row]:
-    """Read the published rows of one model."""
-    for path in sorted((release.root / RESULTS / model).rglob("combined_significance.csv")):
-        table = release.table(path, ("trait", "extract_revision", "eval_revision", "baseline_path", "output_path"), model=model)
-        if table is not None:
-            for record in table.to_dict("records"):
-                yield _row(release, model, path, {str(key): value for key, value in record.items()})
-
-
-def _row(release: Release, model: str, path: Path, record: dict[str, Any]) -> Row:
-    text = {name: "" if pd.isna(record.get(name)) else str(record[name]) for name in ("trait", "vector_trait", "eval_model")}
-    vector = text["vector_trait"] or text["trait"]
-    trait, strategy = release.split(vector)
-    named = record.get("eval_model_name")
-    who = {
-        "run": path.parent.name,
-        "model": model,
-        "trait": trait,
-        "strategy": strategy,
-        "extract_revision": _text(record.get("extract_revision")),
-        "eval_model": _text(named) or text["eval_model"].rpartition("/")[2] or model,
-        "eval_revision": _text(record.get("eval_revision")),
-        "layer": _number(record.get("layer")),
-        "coef": _number(record.get("coef")),
-        "scaling_mode": _text(record.get("scaling_mode")),
-    }
-    published = {}
-    for name, columns in PUBLISHED.items():
-        column = next((one for one in columns if one in record), None)
-        published[name] = math.nan if column is None else _number(record[column])
-    names = tuple(dict.fromkeys(name for name in (text["trait"], vector, trait) if name))
-    files = _text(record["baseline_path"]), _text(record["output_path"])
-    return Row(who, published, names, *files, release.file(path))
-
-
 def _recompute(row: Row, shelf: Shelf) -> None:
     """Find what the files give, and the status that follows."""
     sides = []
     for what, listed in (("baseline", row.baseline_file), ("steered", row.steered_file)):
         base = shelf.answers(listed, row.judge_traits) if listed else None
         if base is None:
-            exists = bool(listed) and shelf.locate(listed).is_file()
+            exists = shelf.exists(listed)
             row.reason += (
                 f"{'; ' if row.reason else ''}the {what} file {'cannot be used' if exists else 'is not in the release'}"
             )
             continue
-        has_more = shelf.locate(listed).with_name(f"{Path(listed).stem}_extended.csv").is_file()
-        sides.append(Side(base, shelf.extended(listed, row.judge_traits) if has_more else None))
+        sides.append(Side(base, shelf.extended(listed, row.judge_traits)))
     if len(sides) < 2:
         return
     baseline, steered = sides
     ways = product(baseline.ways(row.published["n_rows_baseline"]), steered.ways(row.published["n_rows_steered"]))
-    tried = [_numbers(baseline, steered, *way) for way in ways]
+    tried = [_numbers(row.test, baseline, steered, *way) for way in ways]
     row.found = next((one for one in tried if _agrees(row, one, UNCORRECTED)), tried[0])
     once = [(min(a, 1), min(b, 1)) for a, b in (row.found.baseline_way, row.found.way)]
     repeats = once != [row.found.baseline_way, row.found.way]
-    row.honest = _numbers(baseline, steered, *once) if repeats else row.found
+    row.honest = _numbers(row.test, baseline, steered, *once) if repeats else row.found
     row.status, row.reason = _status(row, row.found, row.honest)
 
 
-def _numbers(baseline: Side, steered: Side, baseline_way: tuple[int, int], way: tuple[int, int]) -> Numbers:
+def _numbers(test: str, baseline: Side, steered: Side, baseline_way: tuple[int, int], way: tuple[int, int]) -> Numbers:
     """Return the statistics of one way of counting."""
     left, right = baseline.rows(baseline_way), steered.rows(way)
-    questions = _paired(left, right)
+    questions = paired_differences(left, right)
     values = {
         "baseline_trait": float(left["trait_score"].mean()),
         "steered_trait": float(right["trait_score"].mean()),
@@ -220,13 +138,14 @@ def _numbers(baseline: Side, steered: Side, baseline_way: tuple[int, int], way: 
     values["delta_coherence_mean"] = values["steered_coherence"] - values["baseline_coherence"]
     values |= dict.fromkeys(("paired_trait_mean_diff", "p_two_sided", "p_greater"), math.nan)
     if len(questions):
-        test = sign_flip(questions.to_numpy())
-        values["paired_trait_mean_diff"] = float(questions.mean())
-        values["p_two_sided"], values["p_greater"] = test.p_two_sided, test.p_greater
+        differences = questions.to_numpy()
+        found = sign_test(differences) if test == SIGN_TEST else sign_flip(differences)
+        values["paired_trait_mean_diff"] = float(differences.mean())
+        values["p_two_sided"], values["p_greater"] = found.p_two_sided, found.p_greater
     return Numbers(way, baseline_way, values, len(questions), len(left), len(right))
 
 
-def _paired(baseline: pd.DataFrame, steered: pd.DataFrame) -> pd.Series:
+def paired_differences(baseline: pd.DataFrame, steered: pd.DataFrame) -> pd.Series:
     """Return the difference of every question scored on both sides, by its text."""
     means = [side.groupby("question", sort=True)["trait_score"].mean() for side in (steered, baseline)]
     both = pd.concat(means, axis=1, join="inner", keys=["steered", "baseline"]).dropna()
@@ -249,24 +168,33 @@ def _status(row: Row, found: Numbers, once: Numbers) -> tuple[str, str]:
     if math.isnan(row.published["delta_trait_mean"]):
         return "differs", "no delta was published"
     if _agrees(row, found, UNCORRECTED):
+        unknown = [name for name in UNCORRECTED if math.isnan(row.published[name])]
+        told = [f"not published, so not compared: {', '.join(unknown)}"] if unknown else []
         if once is found:
-            return "match", f"with the rows of its extended file ({found.n_rows_steered} in all)" if found.way[1] else ""
+            if found.way[1]:
+                told.insert(0, f"with the rows of its extended file ({found.n_rows_steered} in all)")
+            return "match", "; ".join(told)
         text = f"only with rows repeated: {found.n_rows_steered} steered and {found.n_rows_baseline} baseline rows counted"
-        return "double_counted", f"{text}, {once.n_rows_steered} and {once.n_rows_baseline} exist; see honest_*"
-    sides = {name: _agrees(row, found, [f"{name}_trait", f"{name}_coherence"]) for name in ("baseline", "steered")}
-    told = {name: not math.isnan(row.published[f"{name}_trait"]) for name in sides}
-    words = [
-        f"the {name} file has a mean of {found.measured[f'{name}_trait']:.4g} over {getattr(found, f'n_rows_{name}')} rows, "
-        f"published was {row.published[f'{name}_trait']:.4g} over {row.published[f'n_rows_{name}']:.0f}"
-        for name in sides
-        if not sides[name]
-    ]
-    if sides["steered"] and told["steered"] and not sides["baseline"]:
-        return "baseline_overwritten", f"{words[0]}; the steered file is as published"
-    if words:
-        return "differs", "; ".join(words)
-    off = [name for name in UNCORRECTED if not _same(name, row.published[name], found.measured[name])]
-    return "differs", f"both sides have the published means, but not {', '.join(off)}"
+        told.insert(0, f"{text}, {once.n_rows_steered} and {once.n_rows_baseline} exist; see honest_*")
+        return "double_counted", "; ".join(told)
+    off = {side: _off(row, found, side) for side in ("baseline", "steered")}
+    if off["baseline"] and not off["steered"] and not math.isnan(row.published["steered_trait"]):
+        return "baseline_overwritten", f"{off['baseline']}; the steered file is as published"
+    if any(off.values()):
+        return "differs", "; ".join(text for text in off.values() if text)
+    names = [name for name in UNCORRECTED if not _same(name, row.published[name], found.measured[name])]
+    return "differs", f"both sides have the published means, but not {', '.join(names)}"
+
+
+def _off(row: Row, found: Numbers, side: str) -> str:
+    """Say which mean of one side is not the published one; empty where both are."""
+    score = next((one for one in ("trait", "coherence") if not _agrees(row, found, [f"{side}_{one}"])), None)
+    if score is None:
+        return ""
+    here, there = found.measured[f"{side}_{score}"], row.published[f"{side}_{score}"]
+    rows, listed = getattr(found, f"n_rows_{side}"), row.published[f"n_rows_{side}"]
+    over = "" if math.isnan(listed) else f" over {listed:.0f}"
+    return f"the {side} file has a mean {score} of {here:.4g} over {rows} rows, published was {there:.4g}{over}"
 
 
 def _share_overwritten(rows: Sequence[Row]) -> None:
@@ -292,14 +220,18 @@ def _correct(rows: Sequence[Row]) -> None:
         family, p, listed = row.judge_traits[0], row.published["p_two_sided"], row.published["p_bonferroni"]
         own = sizes[row.file, family]
         candidates = [own, *(sizes[file, family] for file in sources[_comparison(row)] if file != row.file)]
-        row.tests = next((m for m in candidates if abs(min(1.0, p * m) - listed) <= MEAN_TOLERANCE), own)
-        if not math.isnan(listed) and abs(min(1.0, p * row.tests) - listed) > MEAN_TOLERANCE and row.status != "raw_missing":
+        row.tests = next((m for m in candidates if abs(_bonferroni(p, m) - listed) <= MEAN_TOLERANCE), own)
+        if not math.isnan(listed) and abs(_bonferroni(p, row.tests) - listed) > MEAN_TOLERANCE and row.status != "raw_missing":
             text = f"corrected for {listed / p:.4g} tests, not the {own} of its file" if p > 0 else "corrected otherwise"
             row.reason += f"{'; ' if row.reason else ''}{text}"
             row.tests = round(listed / p) if p > 0 and listed < 1 else own
         for numbers in (row.found, row.honest):
             if numbers is not None:
-                numbers.measured["p_bonferroni"] = min(1.0, numbers.measured["p_two_sided"] * row.tests)
+                numbers.measured["p_bonferroni"] = _bonferroni(numbers.measured["p_two_sided"], row.tests)
+
+
+def _bonferroni(p: float, tests: float) -> float:
+    return math.nan if math.isnan(p) else min(1.0, p * tests)
 
 
 KINDS = {
@@ -349,12 +281,3 @@ def _record(row: Row) -> dict[str, Any]:
     record |= {"status": row.status, "reason": row.reason, "bonferroni_tests": row.tests}
     files = {"baseline_file": row.baseline_file, "steered_file": row.steered_file, "file": row.file}
     return record | files | {"judge_traits": "|".join(row.judge_traits)}
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or pd.isna(value) else str(value)
-
-
-def _number(value: Any) -> float:
-    number = pd.to_numeric(value, errors="coerce")
-    return math.nan if number is None or pd.isna(number) else float(number)

@@ -88,7 +88,9 @@ def training_axis(tokens: Mapping[str, float], stages: Mapping[str, str] | None 
 
     def place(name: str) -> tuple[bool, float, bool]:
         count, stage = tokens[name], stages.get(name, "")
-        return math.isnan(count), 0.0 if math.isnan(count) else count, not (stage and name.startswith(stage))
+        if math.isnan(count):
+            return True, 0.0, False
+        return False, count, not (stage and name.startswith(stage))
 
     order = sorted(tokens, key=place)  # of the same tokens, a name that only points to another comes last
     named = _named(order, tokens, stages)

@@ -21,6 +21,7 @@ from traitline.report.style import BAND, GREY, INK, ONSET, colour, draw_training
 from traitline.report.tables import Run, numbers, unique
 
 MOST_COLUMNS = 5
+MOST_LETTERS = 33  # above a panel: the strategy and its onset
 FILLED = 0.6  # of a grid; below this share it is packed
 LEFT, TOP, BOTTOM = 0.85, 0.95, 1.45  # margins in inches
 
@@ -134,7 +135,8 @@ def draw_coherence(axes: Axes, run: Run, panel: Panel) -> None:
         for column, line in (("baseline_coherence", ":"), ("steered_coherence", "-")):
             drawn = curve.assign(value=numbers(curve, column)).dropna(subset=["value"])
             shade = GREY if line == ":" else colour(panel.strategy, run.strategies)
-            axes.plot(drawn["x"], drawn["value"], line, color=shade, linewidth=1.1)
+            marker = "." if len(drawn) == 1 else ""  # a lone checkpoint has no line
+            axes.plot(drawn["x"], drawn["value"], line, color=shade, linewidth=1.1, marker=marker)
 
 
 def counts_text(panels: Sequence[Panel]) -> str:
@@ -195,9 +197,11 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
 def _name_axes(run: Run, above: Axes, below: Axes, panel: Panel, *, first: bool) -> None:
     above.spines["bottom"].set_visible(False)
     above.tick_params(axis="x", length=0)
-    words: dict[str, Any] = {"transform": above.transAxes, "va": "bottom", "fontsize": 8.5}
+    onset = onset_text(run, panel.verdict)
+    size = 8.5 * min(1.0, MOST_LETTERS / max(1, len(panel.label) + len(onset)))
+    words: dict[str, Any] = {"transform": above.transAxes, "va": "bottom", "fontsize": size}
     above.text(0.0, 1.015, panel.label, ha="left", color=colour(panel.strategy, run.strategies), fontweight="bold", **words)
-    above.text(1.0, 1.015, onset_text(run, panel.verdict), ha="right", **words)
+    above.text(1.0, 1.015, onset, ha="right", **words)
     if first:
         above.set_ylabel("trait score, steered\nminus baseline")
         below.set_ylabel("coherence", fontsize=8)

@@ -49,7 +49,7 @@ def trajectories(run: Run) -> Figure | None:
     if numbers(table, "reliability").notna().any():
         marks.append(Line2D([], [], color=INK, linestyle="--", label="corrected for reliability (may exceed 1)"))
     if len(at_layer(run, "same_weights")):
-        marks.append(Patch(color=GREY, alpha=0.4, label="same weights, resampled"))
+        marks.append(Patch(color=GREY, alpha=0.4, label="checkpoints of the same weights"))
     foot(figure, run.axis.title, marks)
     return figure
 

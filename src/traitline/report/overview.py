@@ -72,7 +72,7 @@ def transfer_overview(run: Run) -> Figure | None:
         Line2D([], [], color=TARGETS[i % len(TARGETS)], marker=MARKERS[i % len(MARKERS)], markersize=4, label=name)
         for i, name in enumerate(names)
     ]
-    foot(figure, f"{run.axis.title} of the vector's checkpoint\n{_filled(figure, caption)}", marks)
+    foot(figure, f"{run.axis.title}: where the vector is from\n{_filled(figure, caption)}", marks)
     return figure
 
 

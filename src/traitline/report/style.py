@@ -19,6 +19,7 @@ from traitline.report.axis import TrainingAxis
 
 FORMATS = ("png", "svg", "pdf")
 MARGIN = 0.12  # inches
+LETTER = 0.016  # of the narrowest panel, for a letter of a stage's name
 # Okabe and Ito's palette
 COLOURS = {
     "character": "#0072B2",
@@ -93,7 +94,8 @@ def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True)
     for i, band in enumerate(axis.stages):
         if i % 2 == 0:
             axes.axvspan(band.low, band.high, color=STAGE, linewidth=0, zorder=-5)
-        if band.name not in {label for _, label in axis.slots}:
+        share = (band.high - band.low) / (axis.limits[1] - axis.limits[0])
+        if band.name not in {label for _, label in axis.slots} and share >= LETTER * (len(band.name) + 1):
             where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "left", "va": "top", "fontsize": 6.5}
             axes.text(band.low, 0.99, f" {band.name}", **where, color=GREY, zorder=0)
 
