@@ -14,13 +14,14 @@ from traitline.published.release import Release
 
 MODEL = "tiny-1b"
 EVAL = f"data/model_responses/eval/{MODEL}"
+TRAITS = "data/trait_data_eval"
 RUN = f"results/{MODEL}/grid/run_a"
 STATISTICS = ("delta_trait_mean", "paired_trait_mean_diff", "p_two_sided", "p_greater", "p_bonferroni", "delta_coherence_mean")
 
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    for folder in (f"results/{MODEL}", f"data/persona_vectors/{MODEL}", f"data/model_responses/extract/{MODEL}", EVAL):
+    for folder in (f"results/{MODEL}", f"data/persona_vectors/{MODEL}", f"data/model_responses/extract/{MODEL}", EVAL, TRAITS):
         (tmp_path / folder).mkdir(parents=True)
     return Release(tmp_path)
 
@@ -40,7 +41,13 @@ def listed(baseline: str, steered: str, **more: Any) -> dict[str, Any]:
     who: dict[str, Any] = {"run": "run_a", "model": MODEL, "trait": "shy", "strategy": "", "layer": 3.0, "coef": 0.5}
     who |= {f"{kind}_{name}": float("nan") for kind in ("published", "recomputed", "honest") for name in STATISTICS}
     who |= {f"{kind}n_rows_{side}": float("nan") for kind in ("", "published_") for side in ("baseline", "steered")}
-    who |= {"status": "match", "repeat": "1", "judge_traits": "shy", "file": f"{RUN}/combined_significance.csv"}
+    who |= {
+        "status": "match",
+        "repeat": "1",
+        "baseline_repeat": "1",
+        "judge_traits": "shy",
+        "file": f"{RUN}/combined_significance.csv",
+    }
     return {**who, "baseline_file": baseline, "steered_file": steered, **more}
 
 
@@ -75,7 +82,18 @@ def test_missing_folders_and_folders_that_tables_list(tmp_path: Path) -> None:
         ("missing_folder", f"data/persona_vectors/{MODEL}"): 1,
         ("missing_folder", f"data/model_responses/extract/{MODEL}"): 1,
         ("missing_folder", there): 3,
+        ("missing_folder", "data/trait_data_extract"): 2,
     }
+
+
+def test_missing_trait_files_are_told_once_and_of_no_model(release: Release) -> None:
+    (release.root / TRAITS).rmdir()
+    shelves = {model: Shelf(release, model) for model in (MODEL, "other-2b")}
+    check_consistency(release, list(shelves), pd.DataFrame(columns=list(listed("", ""))), shelves)
+    audit = release.audit.table()
+    rows = audit[audit["file"].str.startswith("data/trait_data")]
+    assert rows[["model", "kind"]].to_numpy().tolist() == [["", "missing_folder"]]
+    assert "by guess" in rows["consequence"].iloc[0]
 
 
 def test_rows_inside_a_file(release: Release) -> None:
@@ -127,6 +145,22 @@ def test_extended_file_is_looked_into_where_it_was_used(release: Release) -> Non
     baseline, steered = sound(release)
     more = write(release, "steered_extended.csv", ["Four.", "Five.", "Six."], shy=[-1.0, 0.0, 0.0])
     assert ("score_out_of_range", more) in found(release, listed(baseline, steered, repeat="1+2"))
+
+
+def test_files_that_no_table_counted_are_left_alone(release: Release) -> None:
+    baseline, _ = sound(release)
+    steered = write(release, "steered.csv", ["Four.", "Five.", "Six."], shy=[-1.0, 0.0, 0.0])
+    more = write(release, "steered_extended.csv", ["Seven.", "Eight.", "Nine."], prompt=["Sing"] * 3)
+    added = write(release, "baseline_extended.csv", ["Ten.", "", "Twelve."])
+    audit = found(release, listed(baseline, steered, repeat="0+1", baseline_repeat="1+1"))
+    assert {key: count for key, (count, _) in audit.items()} == {("mismatched_prompts", more): 3, ("empty_answers", added): 1}
+
+
+def test_questions_of_a_side_are_those_of_all_its_files(release: Release) -> None:
+    baseline, _ = sound(release)
+    steered = write(release, "steered.csv", ["Four."])
+    write(release, "steered_extended.csv", ["Five.", "Six."], question=["q1", "q2"], prompt=["Say q1", "Say q2"])
+    assert found(release, listed(baseline, steered, repeat="1+1")) == {}
 
 
 def test_significant_results_that_mislead(release: Release) -> None:
@@ -204,6 +238,52 @@ def test_calibration_norms(release: Release) -> None:
     assert "main_shared_norms.csv" in text
 
 
+def tables(release: Release, **files: dict[str, Any]) -> None:
+    """Write tables of the run."""
+    for name, columns in files.items():
+        path = release.root / RUN / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(columns).to_csv(path, index=False)
+
+
+def test_tables_of_one_run_tell_of_a_norm_once(release: Release) -> None:
+    named = norms(release, "main_norms.csv", {3: 10.0, 4: 20.0})
+    rows: dict[str, Any] = {"trait": "shy", "eval_revision": "main", "layer": [3, 3, 4], "target_norm_file": named}
+    rows["target_activation_norm"] = [10.0, 12.0, 25.0]
+    part = {name: column[1:] if isinstance(column, list) else column for name, column in rows.items()}
+    tables(release, combined=rows, combined_significance=rows, combined_again=part)
+    file = f"{RUN}/combined_significance.csv"
+    counts = {key: count for key, (count, _) in found(release).items()}
+    assert counts == {("calibration_norm_differs", file): 2, ("calibration_norm_varies", file): 1}
+
+
+def test_tables_of_one_run_that_disagree_are_both_told(release: Release) -> None:
+    named = norms(release, "main_norms.csv", {3: 10.0})
+    rows: dict[str, Any] = {"layer": [3], "target_norm_file": named}
+    tables(
+        release,
+        combined={**rows, "target_activation_norm": 13.0},
+        combined_significance={**rows, "target_activation_norm": 12.0},
+    )
+    assert {file for kind, file in found(release) if kind == "calibration_norm_differs"} == {
+        f"{RUN}/combined.csv",
+        f"{RUN}/combined_significance.csv",
+    }
+
+
+def test_numbers_that_are_none_stop_nothing(release: Release) -> None:
+    file = f"results/{MODEL}/activation_norms/main_norms.csv"
+    path = release.root / file
+    path.parent.mkdir()
+    path.write_text("layer,mean_l2\ninf,5\n3,10\nthree,7\n4,inf\n5,0\n", encoding="utf-8")
+    rows: dict[str, Any] = {"eval_revision": "main", "target_norm_file": file}
+    rows |= {"layer": ["inf", "3", "3", "4", "5", "x"], "target_activation_norm": ["5", "11", "-inf", "0", "9", "8"]}
+    tables(release, combined=rows)
+    counts = {key: count for key, (count, _) in found(release).items()}
+    table = f"{RUN}/combined.csv"
+    assert counts == {("calibration_norm_differs", table): 1, ("unreadable_numbers", table): 4}
+
+
 def test_unknown_columns_and_unreadable_tables(release: Release) -> None:
     path = release.root / RUN / "combined_significance.csv"
     path.parent.mkdir(parents=True)
@@ -211,5 +291,20 @@ def test_unknown_columns_and_unreadable_tables(release: Release) -> None:
     (path.parent / "combined.csv").write_bytes(b"")
     (path.parent / "combined_other.csv").write_bytes(b'layer,activation_norm,norm_file\n"1')
     norms(release, "main_norms.csv", {})
-    count, text = found(release)["unknown_columns", f"{RUN}/combined_significance.csv"]
-    assert (count, "mood" in text) == (1, True)
+    audit = found(release)
+    assert {key: count for key, (count, _) in audit.items()} == {
+        ("unknown_columns", f"{RUN}/combined_significance.csv"): 1,
+        ("empty_file", f"{RUN}/combined.csv"): 1,
+        ("unreadable_file", f"{RUN}/combined_other.csv"): 1,
+    }
+    assert "mood" in audit["unknown_columns", f"{RUN}/combined_significance.csv"][1]
+
+
+def test_unknown_columns_of_a_grid_but_not_of_controls(release: Release) -> None:
+    tables(release, combined={"trait": ["shy"], "mood": [1], "output_trait_mean": [2.0]})
+    path = release.root / f"results/{MODEL}/controls/run_a/combined.csv"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame({"mode": ["random"], "weather": [1]}).to_csv(path, index=False)
+    audit = found(release)
+    assert list(audit) == [("unknown_columns", f"{RUN}/combined.csv")]
+    assert "unknown columns mood;" in audit["unknown_columns", f"{RUN}/combined.csv"][1]

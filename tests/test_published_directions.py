@@ -277,6 +277,7 @@ def test_authors_cosines_that_are_no_numbers_or_not_there_are_told(root: Path) -
     square = pd.DataFrame([["one", cosine], [cosine + 0.25, "inf"]], STEPS[:2], STEPS[:2])
     path = similarities(root, "sim", square)
     other = similarities(root, "to_main", pd.DataFrame({"revision": STEPS, "length": 1.0}), index=False)
+    similarities(root, "sequential", pd.DataFrame([[1.0]], ["elsewhere"], ["elsewhere"]))
     audit = tables(root, [1])[1]
     assert audit.loc["unreadable_numbers", ["file", "count"]].tolist() == [path.relative_to(root).as_posix(), 2]
     assert audit.loc["published_cosine_differs", ["file", "count"]].tolist() == [path.relative_to(root).as_posix(), 1]
@@ -300,11 +301,12 @@ def test_activation_norms_that_are_no_numbers_give_way_to_the_next_kind(root: Pa
     assert line.loc[STEPS[1], "norm_file"].endswith(f"{STEPS[1]}_shared_norms.csv")
     assert line.loc[STEPS[1:], "norm_over_activation_norm"].isna().all()
     assert audit.loc["unreadable_numbers", "count"].tolist() == [LAYERS, 2]
-    assert "nothing is computed from it" in audit.loc["unreadable_numbers", "consequence"].iloc[0]
+    assert "4 of 8 cells" in audit.loc["unreadable_numbers", "consequence"].iloc[0]
     assert audit.loc["unknown_columns", "count"] == 1
 
 
 def test_a_revision_with_a_name_as_long_as_a_file_may_have_stops_nothing(root: Path) -> None:
+    norms(root, "main_shared_norms.csv", 4.0)
     vector(root, "x" * 255)
     assert len(tables(root, [1])[0]["cosine_matrix"]) == 25
 

@@ -86,6 +86,7 @@ def significance(*comparisons: tuple[str, str], status: str = "match", **more: A
     who |= {
         "status": status,
         "repeat": "1",
+        "baseline_repeat": "1",
         "judge_traits": "shy",
         "file": "results/tiny-1b/grid/run_a/combined_significance.csv",
     }
@@ -161,6 +162,17 @@ def test_extended_rows_count_once_where_the_table_used_them(release: Release) ->
     write(release.root, "steered_extended.csv", [30.0] * 4, tails=1)
     row = table_of(release, significance((baseline, steered), repeat="1+2")).iloc[0]
     assert (row["n_rows_steered"], row["n_leaking_steered"], row["delta_trait"]) == (8, 1, 20.0)
+
+
+def test_sides_have_the_files_that_the_table_counted(release: Release) -> None:
+    baseline = write(release.root, "baseline.csv", [0.0] * 4, tails=0)
+    write(release.root, "baseline_extended.csv", [20.0] * 4, tails=3)
+    steered = write(release.root, "steered.csv", [10.0] * 4, tails=2)
+    more = write(release.root, "steered_extended.csv", [30.0] * 4, tails=1)
+    row = table_of(release, significance((baseline, steered), repeat="0+2", baseline_repeat="1+1")).iloc[0]
+    assert (row["n_rows_baseline"], row["n_leaking_baseline"]) == (8, 3)
+    assert (row["n_rows_steered"], row["n_leaking_steered"], row["delta_trait"]) == (4, 1, 20.0)
+    assert set(release.audit.table()["file"]) == {"", baseline.replace(".csv", "_extended.csv"), more}
 
 
 def test_missing_files_and_missing_prompts(release: Release) -> None:

@@ -78,7 +78,7 @@ def check_norms(release: Release, model: str) -> None:
     shelf, norms = Shelf(release, model), Norms()
     for run in _runs(release.root / RESULTS / model):
         differing: set[Difference] = set()
-        varying: set[tuple[object, ...]] = set()
+        varying: set[str] = set()
         for path in run:
             table = _calibrated(path)
             if table is None:
@@ -90,7 +90,7 @@ def check_norms(release: Release, model: str) -> None:
                 release.audit.add("calibration_norm_differs", file, len(found), _differ(norms, found), model=model)
             differing.update(found)
             for groups in _varying(table):
-                own = set(groups.index.to_frame().itertuples(index=False, name=None))
+                own = set(map(str, groups[["min", "max"]].itertuples(name=None)))
                 if not own <= varying:
                     count = int((groups["size"] - groups["usual"]).sum())
                     release.audit.add("calibration_norm_varies", file, count, _vary(groups), model=model)
@@ -118,7 +118,11 @@ def _calibrated(path: Path) -> pd.DataFrame | None:
 
 def _unreadable(release: Release, model: str, file: str, table: pd.DataFrame) -> None:
     """Look for norms and layers that are no numbers."""
-    bad = {name: int((table[name].notna() & ~(finite(table[name]) > 0)).sum()) for name in (*NORM_FILES, *TARGET_NORMS) if name in table}
+    bad = {
+        name: int((table[name].notna() & ~(finite(table[name]) > 0)).sum())
+        for name in (*NORM_FILES, *TARGET_NORMS)
+        if name in table
+    }
     bad["layer"] = int((table["layer"].notna() & np.isnan(finite(table["layer"]))).sum())
     count = sum(bad.values())
     if count:

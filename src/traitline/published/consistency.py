@@ -1,41 +1,36 @@
 """Whether a release agrees with itself: its answers with each other, its tables with its files, its results with their sense.
 
 Each check adds rows to the audit and changes nothing: one row per kind of defect and file. Leaves prompt tails to `leaks.py`,
-whether a published number reproduces to `significance.py`, and what belongs to vectors to `extraction.py` and `directions.py`.
+activation norms to `calibration.py`, whether a published number reproduces to `significance.py`, and what belongs to vectors to
+`extraction.py` and `directions.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from traitline.published.answers import Answers, Shelf
-from traitline.published.release import RESPONSES, RESULTS, VECTORS, Release
+from traitline.published.answers import Answers, Shelf, finite
+from traitline.published.calibration import NORM_FILES, check_norms
+from traitline.published.comparisons import ALPHA, Comparison, comparisons
+from traitline.published.release import RESPONSES, RESULTS, TRAIT_FILES, VECTORS, Release
 
-ALPHA = 0.05
 TINY = 0.5
 FLOOR, LOSS = 50.0, 25.0
 """Steered coherence under the floor with more than this loss has collapsed."""
-SAME_NORM = 1e-6
-NORMS = (
-    ("source_activation_norm", "source_norm_file"),
-    ("target_activation_norm", "target_norm_file"),
-    ("activation_norm", "norm_file"),
-)
-TARGET_NORMS = ("target_vector_norm", "target_activation_norm")
+CONTROLS = "controls"
 SIDES, SCORES, SPREAD = ("baseline", "output"), ("trait", "coherence"), ("mean", "median", "std")
 KNOWN = {
     *("trait", "vector_trait", "extract_revision", "eval_revision", "eval_model", "eval_model_name", "layer", "coef", "status"),
     *("vector_path", "vector_exists", "vector_status_path", "vector_status", "vector_reason_code", "vector_status_message"),
     *("effective_rows", "pos_path", "neg_path", "pos_rows", "neg_rows", "scaling_mode", "target_norm_from_name"),
-    *(name for pair in NORMS for name in pair),
+    *NORM_FILES,
+    *NORM_FILES.values(),
     *("target_vector_norm", "target_norm", "norm_ratio", "transfer_scale", "first_answer_preview", "paired_questions"),
     *(f"{side}_{name}" for side in SIDES for name in ("path", "rows")),
     *(f"{side}_{score}_{name}" for side in (*SIDES, "pos", "neg") for score in SCORES for name in SPREAD),
@@ -44,15 +39,6 @@ KNOWN = {
 """Columns of a table of significance; `TESTED` are names it makes by rule."""
 TESTED = r"(paired_)?(trait|coherence)_(sign_flip|sign_test|primary|question_mean|mean|median)_\w+"
 ENDING = r"""[.!?…:;"'”’)\]*_`~|]\s*$"""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One published row with the answers of both sides."""
-
-    steered_file: str
-    baseline: Answers
-    steered: Answers
 
 
 def check_consistency(
@@ -66,19 +52,19 @@ def check_consistency(
         significance: the table of `significance.py`.
         shelves: model -> its judged answers.
     """
+    _trait_folders(release)
     for model in models:
         found = significance[significance["model"] == model]
-        comparisons = list(_comparisons(found, shelves[model]))
+        readable = list(comparisons(found, shelves[model]))
         note = _notes(release, model)
         _folders(release, model, found, note)
-        _files({part.file: part for one in comparisons for part in (one.baseline, one.steered)}, note)
-        _sides(comparisons, note)
+        _files({part.file: part for one in readable for side in one.sides for part in side.parts}, note)
+        _sides(readable, note)
         _claims(release, found, note)
         _repeats(found, note)
         _counts(found, note)
-        norms = Norms(release)
-        for path in sorted((release.root / RESULTS / model).rglob("*.csv")):
-            _table(norms, path, note)
+        _columns(release, model, note)
+        check_norms(release, model)
 
 
 Note = Callable[[str, str, int, str], None]
@@ -92,17 +78,12 @@ def _notes(release: Release, model: str) -> Note:
     return note
 
 
-def _comparisons(significance: pd.DataFrame, shelf: Shelf) -> Iterator[Comparison]:
-    """Read both sides of every published row; those with an extended file come twice, once with each of its files."""
-    for record in significance[significance["status"] != "raw_missing"].to_dict("records"):
-        traits, listed = str(record["judge_traits"]).split("|"), str(record["steered_file"])
-        baseline = shelf.answers(str(record["baseline_file"]), traits)
-        steered = [shelf.answers(listed, traits)]
-        if "+" in str(record["repeat"]):
-            steered.append(shelf.extended(listed, traits))
-        for part in steered:
-            if baseline is not None and part is not None:
-                yield Comparison(listed, baseline, part)
+def _trait_folders(release: Release) -> None:
+    """Look for the trait files whose names tell trait from strategy."""
+    folders = TRAIT_FILES[:2]
+    if not any((release.root / folder).is_dir() for folder in folders):
+        text = f"nor is {folders[1]} in the release; where trait ends and strategy begins in a name is told apart by guess"
+        release.audit.add("missing_folder", folders[0], len(folders), text)
 
 
 def _folders(release: Release, model: str, significance: pd.DataFrame, note: Note) -> None:
@@ -168,20 +149,19 @@ def _identical(first: Answers, second: Answers) -> str:
     )
 
 
-def _sides(comparisons: Sequence[Comparison], note: Note) -> None:
+def _sides(readable: Sequence[Comparison], note: Note) -> None:
     """Compare the questions and prompts of the two sides."""
-    for one in {(c.baseline.file, c.steered.file): c for c in comparisons}.values():
-        left, right = (side.rows.drop_duplicates("question").set_index("question") for side in (one.baseline, one.steered))
-        lonely = left.index.symmetric_difference(right.index)
-        text = (
-            f"questions that only one side has, of {len(left.index.union(right.index))} (baseline {one.baseline.file}); they "
-        )
-        note("mismatched_pairs", one.steered.file, len(lonely), f"{text}enter the delta and not the paired difference")
-        both = left.index.intersection(right.index)
-        asked = [side.rows.groupby("question")["prompt"].agg(frozenset).reindex(both) for side in (one.baseline, one.steered)]
-        unlike = int((asked[0] != asked[1]).sum())
-        text = f"questions put in another prompt than in the baseline {one.baseline.file}; the prompt's effect is in the delta"
-        note("mismatched_prompts", one.steered.file, unlike, text)
+    for one in {one.files: one for one in readable}.values():
+        file, baseline = one.steered.parts[0].file, one.baseline.parts[0].file
+        asked = [side.rows.groupby("question")["prompt"].agg(frozenset) for side in one.sides]
+        left, right = (prompts.index for prompts in asked)
+        lonely = left.symmetric_difference(right)
+        text = f"questions that only one side has, of {len(left.union(right))} (baseline {baseline}); they "
+        note("mismatched_pairs", file, len(lonely), f"{text}enter the delta and not the paired difference")
+        both = left.intersection(right)
+        unlike = int((asked[0].reindex(both) != asked[1].reindex(both)).sum())
+        text = f"questions put in another prompt than in the baseline {baseline}; the prompt's effect is in the delta"
+        note("mismatched_prompts", file, unlike, text)
 
 
 def _claims(release: Release, significance: pd.DataFrame, note: Note) -> None:
@@ -220,7 +200,7 @@ def _steered_coherence(release: Release, significance: pd.DataFrame) -> pd.Serie
             table = pd.read_csv(release.root / str(file), usecols=["output_path", "output_coherence_mean"])
         except (OSError, ValueError):  # `significance.py` reports it
             continue
-        paths, values = table["output_path"], _numbers(table["output_coherence_mean"])
+        paths, values = table["output_path"], finite(table["output_coherence_mean"])
         listed |= {(str(file), str(path)): float(value) for path, value in zip(paths, values, strict=True)}
     keys = zip(significance["file"], significance["steered_file"], strict=True)
     return pd.Series([listed.get((str(file), str(path)), np.nan) for file, path in keys], significance.index, dtype=float)
@@ -255,95 +235,13 @@ def _counts(significance: pd.DataFrame, note: Note) -> None:
             note("row_count_differs", str(file), len(rows), text)
 
 
-@dataclass(frozen=True)
-class Norms:
-    """The files of activation norms of a release, each read once."""
-
-    release: Release
-    _read: dict[Path, dict[int, float]] = field(default_factory=dict)
-
-    def of(self, path: Path) -> dict[int, float]:
-        """Return layer -> mean_l2; nothing where the file is missing or cannot be read."""
-        if path not in self._read:
-            try:
-                table = pd.read_csv(path, usecols=["layer", "mean_l2"]).dropna()
-                self._read[path] = {int(layer): float(norm) for layer, norm in table.itertuples(index=False, name=None)}
-            except (OSError, ValueError):
-                self._read[path] = {}
-        return self._read[path]
-
-    def holding(self, path: Path, layer: int, value: float) -> set[str]:
-        """Return the names of other norm files of the same revision that have this value at this layer."""
-        others = path.parent.glob(f"{path.stem.removesuffix('_norms')}_*.csv")
-        return {other.name for other in others if abs(self.of(other).get(layer, np.inf) / value - 1) <= SAME_NORM}
-
-
-def _table(norms: Norms, path: Path, note: Note) -> None:
-    """Look at the columns and the norms of a result table; one that cannot be read is reported by whoever needs it."""
-    try:
-        columns = [str(name) for name in pd.read_csv(path, nrows=0).columns]
-        calibrated = "layer" in columns and {*TARGET_NORMS, *(norm for norm, _ in NORMS)} & set(columns)
-        table = pd.read_csv(path, low_memory=False) if calibrated else None
-    except (OSError, ValueError):
-        return
-    file = norms.release.file(path)
-    if path.name == "combined_significance.csv":
-        unknown = [name for name in columns if name not in KNOWN and not re.fullmatch(TESTED, name)]
-        note("unknown_columns", file, len(unknown), f"unknown columns {', '.join(unknown)}; they are ignored")
-    if table is not None:
-        _differing_norms(norms, table, file, note)
-        _varying_norms(table, file, note)
-
-
-def _differing_norms(norms: Norms, table: pd.DataFrame, file: str, note: Note) -> None:
-    """Compare listed norms with the files they are said to come from."""
-    ratios, elsewhere = _ratios(norms, table)
-    if ratios.size:
-        hint = f"; some of the listed values stand in {', '.join(elsewhere)}" if elsewhere else ""
-        text = (
-            f"norms listed are {ratios.min():.3g} to {ratios.max():.3g} times (median {np.median(ratios):.3g}) the mean_l2 "
-            f"that the file they name has at that layer{hint}; a dose set by the listed norm is that many times what the "
-            "coefficient and the file say"
-        )
-        note("calibration_norm_differs", file, ratios.size, text)
-
-
-def _ratios(norms: Norms, table: pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
-    """Return listed norm over the norm of the file named, where they differ, and the files that do have a listed norm."""
-    shelf = Shelf(norms.release, "")
-    ratios: list[float] = []
-    elsewhere: set[str] = set()
-    for norm, named in NORMS:
-        if norm in table and named in table:
-            triples = table[[named, "layer"]].assign(value=_numbers(table[norm]), layer=_numbers(table["layer"])).dropna()
-            for listed, layer, value in triples[[named, "layer", "value"]].itertuples(index=False, name=None):
-                path = shelf.locate(str(listed))
-                expected = norms.of(path).get(int(layer))
-                if expected and value and abs(value / expected - 1) > SAME_NORM:
-                    ratios.append(value / expected)
-                    elsewhere |= norms.holding(path, int(layer), value)
-    return np.array(ratios, dtype=np.float64), sorted(elsewhere)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column, errors="coerce")
-
-
-def _varying_norms(table: pd.DataFrame, file: str, note: Note) -> None:
-    """Look for rows with one target, layer, trait and scaling, and more than one norm of that target."""
-    by = [name for name in ("trait", "eval_model", "eval_revision", "layer", "scaling_mode") if name in table]
-    for norm in TARGET_NORMS:
-        if norm in table and "eval_revision" in table:
-            grouped = table[by].assign(value=_numbers(table[norm])).dropna(subset=["value"]).groupby(by, dropna=False)["value"]
-            groups = grouped.agg(["min", "max", "size"]).assign(usual=grouped.agg(_most_common))
-            groups = groups[groups["max"] / groups["min"] - 1 > SAME_NORM]
-            apart = (groups["max"] / groups["min"] - 1) * 100
-            text = (
-                f"of {int(groups['size'].sum())} rows list another norm than the rest with the same target, layer and trait "
-                f"({apart.min():.2g} to {apart.max():.2g} % apart); one coefficient is not one dose in this table"
-            )
-            note("calibration_norm_varies", file, int((groups["size"] - groups["usual"]).sum()), text)
-
-
-def _most_common(values: pd.Series) -> int:
-    return int(values.value_counts().max())
+def _columns(release: Release, model: str, note: Note) -> None:
+    """Look for columns of the tables of runs that nobody knows; those of controls are looked at by `controls.py`."""
+    folder = release.root / RESULTS / model
+    for path in sorted(folder.rglob("combined*.csv")):
+        if CONTROLS not in path.relative_to(folder).parts:
+            table = release.table(path, (), model=model)
+            columns = [] if table is None else [str(name) for name in table.columns]
+            unknown = [name for name in columns if name not in KNOWN and not re.fullmatch(TESTED, name)]
+            text = f"unknown columns {', '.join(unknown)}; they are ignored"
+            note("unknown_columns", release.file(path), len(unknown), text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import pandas as pd
 from scipy import special
 
 from traitline.analysis.effects import TABLE_COLUMNS
-from traitline.published.answers import Shelf
+from traitline.published.answers import Shelf, finite
+from traitline.published.columns import note_unknown
 from traitline.published.release import RESULTS, VECTORS, Release
 
 FOLDER, FILE = "controls", "combined.csv"
@@ -97,7 +99,7 @@ def _of_model(release: Release, model: str, significance: pd.DataFrame) -> Itera
         controls = _effects(release, model, table).assign(run=run.name)
         controls = controls.merge(real, on=MATCH, how="left")
         _note(release, model, release.file(run / FILE), controls)
-        _note_files(release, model, release.file(run / FILE), table)
+        _note_files(release, model, run / FILE, table)
         parts.append(controls)
     if parts:
         _note_baselines(release, model, release.file(folder), pd.concat(parts, ignore_index=True))
@@ -136,7 +138,7 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.fl
     """Return a column as floats, NaN where missing, absurdly large or not published at all."""
     if column not in table.columns:
         return np.full(len(table), np.nan)
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+    values = finite(table[column])
     return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
@@ -225,20 +227,17 @@ def _note_baselines(release: Release, model: str, folder: str, controls: pd.Data
     release.audit.add("control_baselines_vary", folder, len(spread), text, model=model)
 
 
-def _note_files(release: Release, model: str, file: str, table: pd.DataFrame) -> None:
+def _note_files(release: Release, model: str, path: Path, table: pd.DataFrame) -> None:
     """Say which columns nobody knows, and how many of the files of answers that a run lists are not published."""
-    unknown = [str(name) for name in table.columns if name not in {*NEEDED, *NUMBERS.values(), *LISTED_FILES}]
-    if unknown:
-        text = f"unknown columns {', '.join(unknown)}; they are ignored"
-        release.audit.add("unknown_columns", file, len(unknown), text, model=model)
+    note_unknown(release, path, table.columns, {*NEEDED, *NUMBERS.values(), *LISTED_FILES}, model=model)
     shelf = Shelf(release, model)
     listed = {str(name) for column in LISTED_FILES if column in table for name in table[column].dropna()}
-    absent = [name for name in listed if not shelf.locate(name).is_file()]
+    absent = [name for name in listed if not shelf.exists(name)]
     if absent:
         text = (
             f"{len(absent)} of the {len(listed)} files of answers it lists are not published; its deltas cannot be recomputed"
         )
-        release.audit.add("raw_missing", file, len(absent), text, model=model)
+        release.audit.add("raw_missing", release.file(path), len(absent), text, model=model)
 
 
 def _names(rows: pd.DataFrame) -> str:

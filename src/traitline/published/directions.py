@@ -1,20 +1,15 @@
-"""How the published vectors lie to each other, and what is wrong with their files.
+"""How the published vectors lie to each other: along training, across traits, across strategies.
 
-Knows the `.pt` files of a release, each read once, the activation norms beside them and the authors' own tables of cosines.
-Leaves the geometry to `analysis/geometry.py`, and which accepted pairs a vector rests on to `extraction.py`. A vector that
-cannot be used keeps its rows, with empty numbers and a finding in the audit.
+Knows which vectors are compared, and the activation norms beside them. Leaves the `.pt` files to `vector_files.py`, the
+authors' own tables of cosines to `similarity.py`, the geometry to `analysis/geometry.py`, and which accepted pairs a vector
+rests on to `extraction.py`. A vector that cannot be used keeps its rows, with empty numbers.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,16 +17,16 @@ from numpy.typing import NDArray
 
 from traitline.analysis import geometry
 from traitline.errors import InputError
-from traitline.published.extraction import statuses
+from traitline.published.columns import note_unknown, read_numbers
 from traitline.published.release import FINAL, RESULTS, VECTORS, Release
+from traitline.published.similarity import check_similarities
+from traitline.published.vector_files import Name, Vectors, listed, read_vectors
 
-Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Name = tuple[str, str]
 # the norms that steering across checkpoints was calibrated with, the same texts everywhere; then the older ones
 NORM_ENDINGS = ("_shared_norms.csv", "_norms.csv")
-SAME_NORM, SAME_COSINE = 0.01, 1e-5  # theirs were computed in float32
-PUBLISHED_COSINES = re.compile(r"vector_cosine_(?:sim|to_main|sequential)_(?P<name>.+)_layer(?P<layer>[0-9]{1,3})")
+NORM_COLUMNS = ("layer", "mean_l2", "std_l2", "count")
+SAME_NORM = 0.01
 MATRIX = ["model", "trait", "strategy", "layer", "checkpoint_a", "checkpoint_b", "cosine"]
 COLUMNS: dict[str, list[str]] = {
     "cosine_matrix": MATRIX,
@@ -58,7 +53,7 @@ def direction_tables(
     Args:
         release: the release; what is wrong with its files goes into its audit.
         models: the models wanted.
-        layers: the layers wanted, 0 for the embeddings; all of them without it.
+        layers: the layers wanted, 0 for the embeddings; all of them without it. Those a model lacks are left out of it.
         pairs: the table of `extraction_pairs`, for the accepted pairs.
 
     Returns:
@@ -66,115 +61,27 @@ def direction_tables(
         that has several; `same_weights` compares checkpoints that hold the same weights, which is what extracting anew costs.
 
     Raises:
-        InputError: a layer that no model has.
+        InputError: not one of the layers is in any model.
     """
-    found = (found for model in models if (found := _read(release, model)).shape is not None)
     parts: list[dict[str, pd.DataFrame]] = []
     depths: dict[str, int] = {}
-    for vectors in found:
+    for vectors in (read for model in models if (read := read_vectors(release, model)).shape is not None):
         depths[vectors.model] = vectors.depth
         wanted = [layer for layer in range(vectors.depth) if layers is None or layer in layers]
-        lacking = [layer for layer in layers or () if layer not in wanted]
+        lacking = [layer for layer in dict.fromkeys(layers or ()) if layer not in wanted]
         if lacking:
-            text = f"its vectors have layers 0 to {vectors.depth - 1} and not {_listed(lacking)}, which are left out"
+            text = f"its vectors have layers 0 to {vectors.depth - 1} and not {listed(lacking)}, which are left out"
             release.audit.add("layer_out_of_range", "", len(lacking), text, model=vectors.model)
-        parts.append(_tables(release, vectors, wanted, pairs))
-        _check_published(release, vectors)
-    beyond = [layer for layer in layers or () if depths and not 0 <= layer < max(depths.values())]
-    if beyond:
+        if wanted:
+            parts.append(_tables(release, vectors, wanted, pairs))
+        check_similarities(release, vectors)
+    if layers and depths and not parts:
         last = max(depths.values()) - 1
-        raise InputError(f"layer {beyond[0]} is out of range; the vectors of {_listed(depths)} have layers 0 to {last}")
+        text = (
+            f"layers {listed(dict.fromkeys(layers))} are out of range; the vectors of {listed(depths)} have layers 0 to {last}"
+        )
+        raise InputError(text)
     return {name: _stacked([part[name] for part in parts], columns) for name, columns in COLUMNS.items()}
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """The vectors of one model.
-
-    Attributes:
-        model: its name.
-        arrays: (trait, strategy) -> revision -> `[layers + 1, hidden]`, in order of training; None where no vector can be used.
-        places: revision -> its tokens, NaN where unknown; revisions whose names cannot be read are not in it.
-    """
-
-    model: str
-    arrays: dict[Name, dict[str, Array | None]]
-    places: dict[str, float]
-
-    @cached_property
-    def shape(self) -> tuple[int, ...] | None:
-        """The shape that the vectors have; None where none can be used."""
-        every = (array for named in self.arrays.values() for array in named.values() if array is not None)
-        return next((array.shape for array in every), None)
-
-    @property
-    def depth(self) -> int:
-        """Layers + 1."""
-        return self.shape[0] if self.shape else 0
-
-    def usable(self, name: Name, layers: Sequence[int]) -> dict[str, Array]:
-        """Return revision -> `[layers wanted, hidden]` of the vectors that can be used."""
-        return {revision: _at(array, layers) for revision, array in self.arrays[name].items() if array is not None}
-
-    def padded(self, name: Name, layers: Sequence[int]) -> dict[str, Array]:
-        """Return the same with NaN for the vectors that cannot be used."""
-        width = self.shape[1] if self.shape else 0
-        empty = np.full((len(layers), width), np.nan, dtype=np.float32)
-        return {revision: empty if array is None else _at(array, layers) for revision, array in self.arrays[name].items()}
-
-
-def _read(release: Release, model: str) -> Vectors:
-    """Read every vector of a model, and note what cannot be used."""
-    paths = {(revision, name): path for revision, name, path in release.vector_files(model)}
-    raw = {key: _load(release, model, path) for key, path in paths.items()}
-    shapes = Counter(array.shape for array in raw.values() if array is not None and array.ndim == 2 and array.size)
-    shape = shapes.most_common(1)[0][0] if shapes else None
-    for key, array in raw.items():
-        if array is not None:
-            raw[key] = _checked(release, model, paths[key], array, shape)
-    keys = {*paths, *statuses(release, model)}
-    order = release.ordered(model, (revision for revision, _ in keys))
-    places = {revision: place.tokens for revision in order if (place := release.place(model, revision)) is not None}
-    for revision in order:
-        if revision not in places:
-            count = sum(one == revision for one, _ in keys)
-            text = "its place in training cannot be read from its name; it stands last in matrices and in no trajectory"
-            release.audit.add("unreadable_revision", (VECTORS / model / revision).as_posix(), count, text, model=model)
-    names = sorted({name for _, name in keys})
-    arrays = {
-        release.split(name): {revision: raw.get((revision, name)) for revision in order if (revision, name) in keys}
-        for name in names
-    }
-    return Vectors(model, arrays, places)
-
-
-def _load(release: Release, model: str, path: Path) -> Array | None:
-    import torch
-
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-        array: Array = tensor.detach().float().numpy()
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ...; AttributeError: no tensor
-        text = f"the vector cannot be read ({type(error).__name__}): truncated, or not one tensor; its cosines are empty"
-        release.audit.add("unreadable_vector", release.file(path), 1, text, model=model)
-        return None
-    return array
-
-
-def _checked(release: Release, model: str, path: Path, array: Array, shape: tuple[int, ...] | None) -> Array | None:
-    """Return a vector that has the shape of the others, None otherwise; note layers without a direction."""
-    if array.shape != shape:
-        others = f"most of the model's have {list(shape)}" if shape else "a vector is [layers + 1, hidden]"
-        text = f"the vector has shape {list(array.shape)}, and {others}; its cosines are empty"
-        release.audit.add("mismatched_shape", release.file(path), 1, text, model=model)
-        return None
-    with np.errstate(invalid="ignore", over="ignore"):
-        length = np.abs(array).max(axis=1)
-    void = np.flatnonzero(~np.isfinite(length) | (length == 0))
-    if len(void):
-        text = f"layers {_listed(void)} are zero or not finite and have no direction; their cosines are empty"
-        release.audit.add("zero_layer", release.file(path), len(void), text, model=model)
-    return array
 
 
 def _tables(release: Release, vectors: Vectors, layers: list[int], pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -260,23 +167,28 @@ def _activation_norms(release: Release, vectors: Vectors, revisions: Sequence[st
     lacking = [revision for revision, (_, file) in norms.items() if not file]
     older = [revision for revision, (_, file) in norms.items() if file and not file.endswith(NORM_ENDINGS[0])]
     if lacking:
-        text = f"no activation norms for {_listed(lacking)}; the norms of their vectors are not set in relation to any"
+        text = f"no activation norms for {listed(lacking)}; the norms of their vectors are not set in relation to any"
         release.audit.add("no_activation_norm", folder, len(lacking), text, model=vectors.model)
     if older and len(older) + len(lacking) < len(norms):
-        text = f"no *{NORM_ENDINGS[0]} for {_listed(older)}; their ratios use norms over other texts than the rest"
+        text = f"no *{NORM_ENDINGS[0]} for {listed(older)}; their ratios use norms over other texts than the rest"
         release.audit.add("other_activation_norm", folder, len(older), text, model=vectors.model)
     return norms
 
 
 def _norms_of(release: Release, vectors: Vectors, revision: str) -> tuple[Floats, str]:
+    """Return the norms of a checkpoint and their file, NaN and no name where none of its files holds any."""
     norms = np.full(vectors.depth, np.nan)
     for ending in NORM_ENDINGS:
         path = release.root / RESULTS / vectors.model / "activation_norms" / f"{revision}{ending}"
-        table = release.table(path, ("layer", "mean_l2"), model=vectors.model) if path.is_file() else None
-        if table is not None:
-            rows = table[["layer", "mean_l2"]].apply(pd.to_numeric, errors="coerce").dropna()
-            rows = rows[rows["layer"].isin(range(vectors.depth))]
-            norms[rows["layer"].to_numpy(dtype=np.intp)] = rows["mean_l2"]
+        table = release.table(path, NORM_COLUMNS[:2], model=vectors.model) if os.path.isfile(path) else None
+        if table is None:
+            continue
+        note_unknown(release, path, table.columns, NORM_COLUMNS, model=vectors.model)
+        text = "these layers have no ratio of norms; a file without any usable norm is passed over for the next kind"
+        layers, values = read_numbers(release, path, table, NORM_COLUMNS[:2], text, model=vectors.model).T
+        used = np.isin(layers, range(vectors.depth)) & np.isfinite(values)
+        if used.any():
+            norms[layers[used].astype(np.intp)] = values[used]
             return norms, release.file(path)
     return norms, ""
 
@@ -325,49 +237,3 @@ def _stacked(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFr
             dtype = pd.CategoricalDtype(list(dict.fromkeys(itertools.chain.from_iterable(labels))))
             parts = [part.assign(**{column: part[column].astype(dtype)}) for part in parts]
     return pd.concat(parts, ignore_index=True)[list(columns)]
-
-
-def _check_published(release: Release, vectors: Vectors) -> None:
-    """Compare the authors' tables of cosines, at their own layers, with the published vectors."""
-    for path in sorted((release.root / RESULTS / vectors.model).rglob("vector_similarity/*.csv")):
-        named = PUBLISHED_COSINES.fullmatch(path.stem)
-        name = release.split(named["name"]) if named else ("", "")
-        table = release.table(path, (), model=vectors.model) if name in vectors.arrays else None
-        if named is None or table is None or int(named["layer"]) >= vectors.depth:
-            continue
-        pairs = _published_pairs(table)
-        here = vectors.padded(name, [int(named["layer"])])
-        square = geometry.cosine_matrix(here, trait="", strategy="")["cosine"].to_numpy().reshape(len(here), len(here))
-        known = pairs[pairs["a"].isin(list(here)) & pairs["b"].isin(list(here))]
-        index = {revision: i for i, revision in enumerate(here)}
-        ours = square[known["a"].map(index).to_numpy(dtype=np.intp), known["b"].map(index).to_numpy(dtype=np.intp)]
-        off = np.abs(pd.to_numeric(known["cosine"], errors="coerce").to_numpy(dtype=np.float64) - ours)
-        count = int((off > SAME_COSINE).sum())
-        if count:
-            text = (
-                f"{count} of the {int(np.isfinite(off).sum())} cosines that the published vectors give differ, by up to "
-                f"{np.nanmax(off):.3f}; the table was made from other vectors than the published ones"
-            )
-            release.audit.add("published_cosine_differs", release.file(path), count, text, model=vectors.model)
-
-
-def _published_pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of cosines as columns a, b, cosine: it lists pairs, cosines to the final, or is a square with names."""
-    if {"source_revision", "target_revision"} <= {*table.columns}:
-        pairs = table[["source_revision", "target_revision", table.columns[-1]]]
-    elif "revision" in table.columns:
-        pairs = table[["revision", table.columns[-1]]].assign(b=FINAL).iloc[:, [0, 2, 1]]
-    else:
-        pairs = table.melt(id_vars=table.columns[0])
-    return pairs.set_axis(["a", "b", "cosine"], axis=1).astype({"a": str, "b": str})
-
-
-def _at(array: Array, layers: Sequence[int]) -> Array:
-    """Return some layers of a vector, itself where they are all."""
-    return array if len(layers) == len(array) else array[list(layers)]
-
-
-def _listed(values: Any) -> str:
-    """Return values in a row for a sentence, the first ten of them."""
-    names = [str(value) for value in values]
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

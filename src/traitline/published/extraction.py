@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from traitline.published.answers import Answers, read_answers
-from traitline.published.release import RESPONSES, RESULTS, VECTORS, Release
+from traitline.published.pass_rates import check_pass_rates
+from traitline.published.release import RESPONSES, VECTORS, Release
 
 THRESHOLD = 50.0
 FEW_PAIRS, FEW_QUESTIONS = 10, 5
@@ -46,6 +48,8 @@ LISTED = {
     "neg_coherence_ge_50_count": "neg_coherence_ge50",
     **{f"{name}_mean": f"{name}_mean" for name in MEANS},
 }
+NUMBERS = (*LISTED, "threshold")
+LARGEST = 1e15  # a number this large or larger, and one that is none, counts and averages nothing
 Key = tuple[str, str]
 Flags = NDArray[np.bool_]
 
@@ -90,29 +94,45 @@ def extraction_pairs(release: Release, models: Sequence[str]) -> pd.DataFrame:
     table[INTEGERS] = table[INTEGERS].astype("Int64")
     table["fragile"] = table["fragile"].astype("boolean")
     for model in models:
-        _check_pass_rates(release, model, table[table["model"] == model])
+        check_pass_rates(release, model, table[table["model"] == model])
     return table
 
 
 def statuses(release: Release, model: str) -> dict[Key, dict[str, Any]]:
-    """Return (revision, trait name) -> content of the status file of every extraction; unreadable ones are empty."""
+    """Return (revision, trait name) -> content of the status file of every extraction.
+
+    A file that cannot be read is empty; a status that is no text and a count that is no number are left out, and noted.
+    """
     found: dict[Key, dict[str, Any]] = {}
     for path in sorted((release.root / VECTORS / model).glob(f"*/*{STATUS_ENDING}")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             content = None
+        file = release.file(path)
         if not isinstance(content, dict):
             text = "this status file cannot be read; what it lists is not checked"
-            release.audit.add("unreadable_status", release.file(path), 1, text, model=model)
+            release.audit.add("unreadable_status", file, 1, text, model=model)
+            content = {}
+        odd = [name for name in ("status", *NUMBERS) if content.get(name) is not None and not _readable(name, content[name])]
+        if odd:
+            text = f"{', '.join(odd)}: not of the kind that a status file lists there; taken as not listed"
+            release.audit.add("unreadable_status", file, len(odd), text, model=model)
         key = (path.parent.name, path.name.removesuffix(STATUS_ENDING))
-        found[key] = content if isinstance(content, dict) else {}
+        found[key] = {name: value for name, value in content.items() if name not in odd}
     return found
+
+
+def _readable(name: str, value: object) -> bool:
+    """Tell whether a status file can list this: a status is text that can be written, everything else a plain number."""
+    if name == "status":
+        return isinstance(value, str) and value.isprintable()
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _model_rows(release: Release, model: str) -> list[dict[str, Any]]:
     listed = statuses(release, model)
-    vectors = {(revision, name) for revision, name, _ in release.vector_files(model)}
+    vectors = {(revision, name): path for revision, name, path in release.vector_files(model)}
     answers = set(_answer_names(release.root / RESPONSES / "extract" / model))
     rows = []
     files: dict[str, list[str]] = {}
@@ -123,7 +143,7 @@ def _model_rows(release: Release, model: str) -> list[dict[str, Any]]:
             sides = _sides(release, model, key)
             for one in (one for one in (sides.pos, sides.neg) if one is not None):
                 files.setdefault(_digest(one), []).append(one.file)
-            row = _row(release, model, key, sides, key in vectors)
+            row = _row(release, model, key, sides, key in vectors and os.path.isfile(vectors[key]))
             row["status_listed"] = listed.get(key, {}).get("status")
             row["effective_rows_listed"] = _whole(listed.get(key, {}).get("effective_rows"))
             if row["n_pairs"] is None and row["effective_rows_listed"] is not None:
@@ -168,6 +188,7 @@ def _sides(release: Release, model: str, key: Key) -> Sides:
         release.audit.add("missing_side", release.file(paths[gone]), 1, text, model=model)
     sides = Sides(read["pos"], read["neg"])
     _check_partners(release, model, sides)
+    _check_repeats(release, model, sides)
     return sides
 
 
@@ -190,6 +211,20 @@ def _check_partners(release: Release, model: str, sides: Sides) -> None:
     if told:
         count = abs(sides.pos.n - sides.neg.n) + int(other.sum())
         release.audit.add("mismatched_pairs", sides.pos.file, count, "; ".join(told), model=model)
+
+
+def _check_repeats(release: Release, model: str, sides: Sides) -> None:
+    """Note answers that stand in a file more than once; sampling may give a short one again, so only exact repeats count."""
+    accepted = np.zeros(0, dtype=np.bool_) if sides.accepted is None else sides.accepted
+    for answers in (one for one in (sides.pos, sides.neg) if one is not None):
+        again = answers.rows.duplicated(["question", "prompt", "answer"]).to_numpy()
+        if again.any():
+            taken = int((again[: len(accepted)] & accepted).sum())
+            text = (
+                f"the same answer to the same question and prompt again, {taken} of them in accepted pairs, whose number they "
+                "inflate; a short answer may be drawn twice, a long one was most likely copied; every row is counted"
+            )
+            release.audit.add("duplicated_rows", answers.file, int(again.sum()), text, model=model)
 
 
 def _instruction(rows: pd.DataFrame, side: str) -> pd.Series:
@@ -261,9 +296,9 @@ def _reason(row: Mapping[str, Any], sides: Sides) -> str:
     return "" if row["has_vector"] else f"{row['n_pairs']} pairs are accepted, and there is no vector file"
 
 
-def _whole(value: object) -> int | None:
+def _whole(value: float | None) -> int | None:
     """Return a count of a status file; None where it is none."""
-    return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
+    return int(value) if value is not None and float(value).is_integer() else None
 
 
 def _check_status(release: Release, row: Mapping[str, Any], name: str, status: Mapping[str, Any] | None) -> None:
@@ -278,7 +313,7 @@ def _check_status(release: Release, row: Mapping[str, Any], name: str, status: M
         told.append(f"it filtered at {status['threshold']}, not at {THRESHOLD:g}")
     for key, column in LISTED.items():
         listed, counted = status.get(key), row[column]
-        if isinstance(listed, int | float) and counted is not None and not np.isclose(listed, counted, rtol=1e-9, atol=1e-9):
+        if listed is not None and counted is not None and not np.isclose(listed, counted, rtol=1e-9, atol=1e-9):
             told.append(f"{key} {listed:.10g} listed, {counted:.10g} counted")
     if told:
         file = VECTORS / row["model"] / row["checkpoint"] / f"{name}{STATUS_ENDING}"
@@ -307,33 +342,3 @@ def _check_vectors(release: Release, model: str, name: str, rows: Sequence[Mappi
         if found:
             names = ", ".join(row["checkpoint"] for row in found)
             release.audit.add(kind, folder, len(found), text.format(names), model=model)
-
-
-def _check_pass_rates(release: Release, model: str, table: pd.DataFrame) -> None:
-    """Compare tables of pass rates with the rows they count, and with the filter for which they are easily taken."""
-    needed = ("revision", "trait", "split", "passed", "total")
-    for path in sorted((release.root / RESULTS / model).rglob("pass_rate.csv")):
-        rates = release.table(path, needed, model=model)
-        if rates is None:
-            continue
-        split = rates["trait"].astype(str).map(release.split)
-        rates = rates[list(needed)].assign(trait=split.str[0], strategy=split.str[1], checkpoint=rates["revision"].astype(str))
-        rates[["passed", "total"]] = rates[["passed", "total"]].apply(pd.to_numeric, errors="coerce")
-        known = rates.merge(table.dropna(subset=["n_pairs"]), on=["trait", "strategy", "checkpoint"])
-        positive = known["split"] == "pos"
-        counted = known["pos_trait_ge50"].where(positive, known["neg_trait_ge50"])
-        off = ((known["passed"] != counted) | (known["total"] != known["n_rows"])).fillna(True)
-        file = release.file(path)
-        if off.any():
-            text = f"{int(off.sum())} of {len(known)} counts differ from the published answers; the answers are counted here"
-            release.audit.add("pass_rate_differs", file, int(off.sum()), text, model=model)
-        sides = known[positive]
-        more = (sides["passed"] - sides["n_pairs"]).astype("Float64").fillna(0.0).to_numpy(dtype=np.float64)
-        if more.any():
-            count, worst = int((more != 0).sum()), sides.iloc[int(np.abs(more).argmax())]
-            text = (
-                f"passed counts rows with a trait score >= 50 on either side: for {count} of {len(sides)} checkpoints and "
-                f"traits that is not the number of accepted pairs (furthest: {worst['trait']} at {worst['checkpoint']}, "
-                f"{int(worst['passed'])} passed, {int(worst['n_pairs'])} accepted); a vector rests on the accepted pairs"
-            )
-            release.audit.add("pass_rate_is_not_the_filter", file, count, text, model=model)

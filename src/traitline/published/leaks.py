@@ -2,16 +2,16 @@
 
 When prompts of a batch are padded on the left and the output is cut at the length of the unpadded prompt, each answer begins
 with as many tokens of its prompt as there was padding. Knows how to tell such an answer by its text, and recomputes every
-comparison that has some. Leaves reading to `answers.py`, tests to `analysis/significance.py`, and which files belong to a
-comparison to the table of `significance.py`.
+comparison that has some. Leaves reading to `answers.py`, tests to `analysis/significance.py`, and which rows belong to a
+comparison to `comparisons.py`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from traitline.analysis.significance import sign_flip
-from traitline.published.answers import Answers, Shelf
+from traitline.published.answers import Shelf
+from traitline.published.comparisons import ALPHA, Comparison, Side, comparisons
 from traitline.published.release import RESPONSES, Release
+from traitline.published.significance import paired_differences
 
 SHORTEST = 4
 """Characters from which a tail is one by itself; shorter ones need longer ones in their file, see `tail_lengths`."""
-ALPHA = 0.05
 MARKER = re.compile(r"<\|[^<>|]*\|>|</?s>|<(?:bos|eos|pad)>|<(?:start|end)_of_turn>")
 """Special tokens, which stand in a stored prompt and are dropped when an answer is decoded."""
 IDENTITY = [
@@ -88,72 +89,46 @@ def leak_table(release: Release, significance: pd.DataFrame, shelves: Mapping[st
     """
     records: list[dict[str, Any]] = []
     for model, shelf in shelves.items():
-        found = list(_comparisons(significance[significance["model"] == model], shelf))
-        _note_files(release, model, (side for one in found for side in (one.baseline, one.steered)))
+        tails: Tails = {}
+        found = [_marked(one, tails) for one in comparisons(significance[significance["model"] == model], shelf)]
+        parts = {part.file: part for one in found for side in one.sides for part in side.parts}
+        for file, part in parts.items():
+            _note(release, model, file, part.rows, tails[file], "the judge scored it as part of the answer")
         _note_extraction(release, model)
-        leaking = [one for one in found if one.baseline.leaks.any() or one.steered.leaks.any()]
+        leaking = [one for one in found if any(side.rows["tail"].any() for side in one.sides)]
         own = [_record(one) for one in leaking]
         records += own
         if own:
-            text = _summary(pd.DataFrame(own, columns=COLUMNS), found, leaking)
+            text = _summary(pd.DataFrame(own, columns=COLUMNS), found, leaking, tails)
             release.audit.add("prompt_tail", "", len(own), text, model=model)
     return pd.DataFrame(records, columns=COLUMNS)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: its rows, each once, and the length of the prompt tail of each."""
-
-    parts: tuple[Answers, ...]
-    rows: pd.DataFrame
-    leaks: NDArray[np.int64]  # [rows]
+Tails = dict[str, NDArray[np.int64]]
+"""The length of the prompt tail of every row of a file, by its name."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One row of the significance table whose answers can be read."""
-
-    who: dict[str, Any]
-    baseline: Side
-    steered: Side
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The files it compares: the same ones are the same comparison, whichever table lists it."""
-        return tuple(part.file for side in (self.baseline, self.steered) for part in side.parts)
-
-
-def _comparisons(significance: pd.DataFrame, shelf: Shelf) -> Iterator[Comparison]:
-    lengths: dict[str, NDArray[np.int64]] = {}
-
-    def side(*parts: Answers) -> Side:
-        for part in parts:
-            if part.file not in lengths:
-                lengths[part.file] = tail_lengths(part.rows)
-        rows = pd.concat([part.rows for part in parts], ignore_index=True)
-        return Side(parts, rows, np.concatenate([lengths[part.file] for part in parts]))
-
-    for record in significance[significance["status"] != "raw_missing"].to_dict("records"):
-        traits = str(record["judge_traits"]).split("|")
-        baseline = shelf.answers(str(record["baseline_file"]), traits)
-        steered = shelf.answers(str(record["steered_file"]), traits)
-        if baseline is None or steered is None:
-            continue
-        more = shelf.extended(str(record["steered_file"]), traits) if "+" in str(record["repeat"]) else None
-        who = {name: record[name] for name in IDENTITY}
-        yield Comparison(who, side(baseline), side(steered, more) if more is not None else side(steered))
+def _marked(one: Comparison, tails: Tails) -> Comparison:
+    """Return a comparison whose rows have a column `tail`, its length; files not met before are looked through."""
+    for part in (part for side in one.sides for part in side.parts):
+        if part.file not in tails:
+            tails[part.file] = tail_lengths(part.rows)
+    baseline, steered = (
+        replace(side, rows=side.rows.assign(tail=np.concatenate([tails[part.file] for part in side.parts])))
+        for side in one.sides
+    )
+    return replace(one, baseline=baseline, steered=steered)
 
 
 def _record(one: Comparison) -> dict[str, Any]:
     """Return the row of a comparison: with and without its leaking rows."""
     whole = _effect(one.baseline.rows, one.steered.rows)
-    kept = [side.rows[side.leaks == 0] for side in (one.baseline, one.steered)]
-    without = _effect(*kept)
+    without = _effect(*(side.rows[side.rows["tail"] == 0] for side in one.sides))
     replaced = _effect(_replaced(one.baseline), _replaced(one.steered))
     return {
-        **one.who,
-        "n_leaking_baseline": int((one.baseline.leaks > 0).sum()),
-        "n_leaking_steered": int((one.steered.leaks > 0).sum()),
+        **{name: one.row[name] for name in IDENTITY},
+        "n_leaking_baseline": int((one.baseline.rows["tail"] > 0).sum()),
+        "n_leaking_steered": int((one.steered.rows["tail"] > 0).sum()),
         "n_rows_baseline": len(one.baseline.rows),
         "n_rows_steered": len(one.steered.rows),
         "delta_trait": whole.delta,
@@ -188,8 +163,7 @@ class Effect:
 
 def _effect(baseline: pd.DataFrame, steered: pd.DataFrame) -> Effect:
     delta = float(steered["trait_score"].mean() - baseline["trait_score"].mean())
-    means = [side.groupby("question")["trait_score"].mean() for side in (steered, baseline)]
-    differences = (means[0] - means[1]).dropna().to_numpy(dtype=np.float64)
+    differences = paired_differences(baseline, steered).to_numpy(dtype=np.float64)
     if not differences.size:
         return Effect(delta, math.nan, math.nan, 0)
     return Effect(delta, float(differences.mean()), sign_flip(differences).p_two_sided, differences.size)
@@ -197,20 +171,8 @@ def _effect(baseline: pd.DataFrame, steered: pd.DataFrame) -> Effect:
 
 def _replaced(side: Side) -> pd.DataFrame:
     """Return the rows of a side, the trait scores of leaking ones replaced by the mean of the others."""
-    scores = side.rows["trait_score"]
-    return side.rows.assign(trait_score=scores.where(side.leaks == 0, scores[side.leaks == 0].mean()))
-
-
-def _note_files(release: Release, model: str, sides: Iterable[Side]) -> None:
-    """Put the files with prompt tails, and those without prompts, into the audit, each once."""
-    seen: set[str] = set()
-    for side in sides:
-        start = 0
-        for part in side.parts:
-            leaks = side.leaks[start : (start := start + part.n)]
-            if part.file not in seen:
-                seen.add(part.file)
-                _note(release, model, part.file, part.rows, leaks, "the judge scored it as part of the answer")
+    scores, sound = side.rows["trait_score"], side.rows["tail"] == 0
+    return side.rows.assign(trait_score=scores.where(sound, scores[sound].mean()))
 
 
 def _note_extraction(release: Release, model: str) -> None:
@@ -243,7 +205,7 @@ def _note(release: Release, model: str, file: str, rows: pd.DataFrame, leaks: ND
         release.audit.add("prompt_tail", file, count, text, model=model)
 
 
-def _summary(table: pd.DataFrame, found: Sequence[Comparison], leaking: Sequence[Comparison]) -> str:
+def _summary(table: pd.DataFrame, found: Sequence[Comparison], leaking: Sequence[Comparison], tails: Tails) -> str:
     """Say in words how far the effects move, each comparison once, and how the scores of leaking rows differ."""
     once = {one.files: i for i, one in reversed(list(enumerate(leaking)))}
     table = table.iloc[sorted(once.values())]
@@ -259,30 +221,32 @@ def _summary(table: pd.DataFrame, found: Sequence[Comparison], leaking: Sequence
         f"questions left. At p < {ALPHA:g}, {int(table['conclusion_changes'].sum())} conclusions change: "
         f"{int((before & ~without).sum())} lose significance, {int((~before & without).sum())} gain it; {powerless} could not "
         f"reach it with so few questions. With every question kept and the leaking scores replaced by the mean of the others, "
-        f"{int((before & ~replaced).sum())} lose and {int((~before & replaced).sum())} gain it. {_scores(leaking)}"
+        f"{int((before & ~replaced).sum())} lose and {int((~before & replaced).sum())} gain it. {_scores(leaking, tails)}"
     )
 
 
-def _scores(leaking: Iterable[Comparison]) -> str:
+def _scores(leaking: Sequence[Comparison], tails: Tails) -> str:
     """Say how the baseline rows with a tail were scored, against the others and against what their questions explain."""
-    sides = {side.parts[0].file: side for one in leaking for side in (one.baseline,) if (side.leaks > 0).any()}
-    if not sides:
+    sides = [one.baseline for one in leaking if one.baseline.rows["tail"].any()]
+    parts = {part.file: part for side in sides for part in side.parts}
+    if not parts:
         return "All of them are steered answers."
-    rows = pd.concat([side.rows.assign(leaks=side.leaks > 0) for side in sides.values()], ignore_index=True)
+    frames = [part.rows.assign(leaks=tails[file] > 0) for file, part in parts.items()]
+    rows = pd.concat(frames, ignore_index=True)
     means = rows.groupby("leaks")[["trait_score", "coherence"]].mean().reindex([True, False])
     scores = {name: means[column].tolist() for name, column in (("trait", "trait_score"), ("coherence", "coherence"))}
-    parts = [f"{name} {tail:.3g} against {other:.3g}" for name, (tail, other) in scores.items()]
+    words = [f"{name} {tail:.3g} against {other:.3g}" for name, (tail, other) in scores.items()]
     counts = f"{int(rows['leaks'].sum())} baseline rows with a tail against {int((~rows['leaks']).sum())} without"
     shifts = [shift for one in leaking for shift in _shift(one)]
     beyond = f"; beyond what the same questions show when steered, coherence shifts by {np.mean(shifts):+.2g}" if shifts else ""
-    return f"Mean scores of the {counts}: {', '.join(parts)}{beyond}."
+    return f"Mean scores of the {counts}: {', '.join(words)}{beyond}."
 
 
 def _shift(one: Comparison) -> list[float]:
     """Return how much less coherent leaking baseline rows are than others, minus the same difference of the steered rows."""
-    questions = set(one.baseline.rows.loc[one.baseline.leaks > 0, "question"])
+    questions = set(one.baseline.rows.loc[one.baseline.rows["tail"] > 0, "question"])
     gaps = []
-    for side in (one.baseline, one.steered):
+    for side in one.sides:
         within = side.rows["question"].isin(questions)
         coherence = side.rows["coherence"].groupby(within).mean()
         gaps.append(float(coherence.get(True, math.nan) - coherence.get(False, math.nan)))

@@ -81,7 +81,7 @@ def reproduce(
         tell: called with a line for each step.
 
     Raises:
-        InputError: no such release or model, a layer its vectors do not have, or `out` holds something else.
+        InputError: no such release or model, no layer that any vector has, or `out` holds something else.
         StoreError: a file cannot be written.
     """
     source, folder = Release(release), Path(out)

@@ -117,9 +117,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure in every format, each whole or not at all."""
     written = []
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # layout and extent are found once, for all formats
+    canvas.draw()  # type: ignore[no-untyped-call]  # layout and extent are found once, for all formats
     figure.set_layout_engine("none")
-    extent = figure.get_tightbbox(canvas.get_renderer()).padded(MARGIN)
+    extent = figure.get_tightbbox(canvas.get_renderer()).padded(MARGIN)  # type: ignore[no-untyped-call]
     for form in FORMATS:
         content = io.BytesIO()
         metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
