@@ -108,8 +108,9 @@ def heatmaps(run: Run) -> Figure | None:
             part = table[(table["trait"] == trait) & (table["strategy"] == strategy)]
             image = axes.imshow(square(part, names), cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
             axes.set_facecolor("#eceef1")
-            axes.set_xticks(range(len(labels)), labels if row == len(down) - 1 else [""] * len(labels), rotation=90, fontsize=7)
-            axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), fontsize=7)
+            below, beside_it = labels if row == len(down) - 1 else {}, labels if column == 0 else {}
+            axes.set_xticks(list(below), list(below.values()), rotation=90, fontsize=7)
+            axes.set_yticks(list(beside_it), list(beside_it.values()), fontsize=7)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             if row == 0:
@@ -235,10 +236,10 @@ def _axes(
     return figure, [list(line) for line in grid]
 
 
-def _thin(names: Sequence[str], most: int = 28) -> list[str]:
-    """Return the names, most of them blank where there are too many to print."""
+def _thin(names: Sequence[str], most: int = 28) -> dict[int, str]:
+    """Return place -> name, of evenly spaced ones, the last among them, where there are too many to print."""
     every = math.ceil(len(names) / most)
-    return [name if (len(names) - 1 - i) % every == 0 else "" for i, name in enumerate(names)]
+    return {i: name for i, name in enumerate(names) if (len(names) - 1 - i) % every == 0}
 
 
 def _matrix(axes: Axes, matrix: NDArray[np.float64], names: Sequence[str], limit: float, form: str, title: str) -> None:
