@@ -33,7 +33,7 @@ def effect_figure(run: Run, panels: Sequence[Panel], title: str) -> Figure:
     width, height = LEFT + 2.7 * max(across, 2), TOP + bottom + 2.7 * down
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left=LEFT / width, right=0.99, top=1 - TOP / height, bottom=bottom / height)
-    packed = len(headings) > across
+    packed = sum(map(bool, headings)) > across
     grid = figure.add_gridspec(down, across, hspace=0.42 if packed else 0.26, wspace=0.1)
     limits = _limits(panels)
     for panel, (row, column), heading in zip(panels, places, headings, strict=True):
