@@ -103,8 +103,8 @@ class Shelf:
         except (OSError, ValueError):
             return False
 
-    def once(self, listed: str, traits: Sequence[str], repeat: str) -> pd.DataFrame:
-        """Return the rows of a side, each once, whatever of a file and its extension was counted.
+    def counted(self, listed: str, traits: Sequence[str], repeat: str) -> tuple[Answers, ...]:
+        """Return the answers of a side, each once, whatever of a file and its extension was counted.
 
         Args:
             listed: path of the file.
@@ -116,10 +116,18 @@ class Shelf:
         """
         times = [*map(int, repeat.split("+")), 0]
         found = [read(listed, traits) for read, n in zip((self.answers, self.extended), times, strict=False) if n]
-        parts = [(one, 1) for one in found if one is not None]
+        parts = tuple(one for one in found if one is not None)
         if len(parts) < len(found):
             raise InputError(f"the answers {listed!r} cannot be read again; was the release changed while it was read?")
-        return repeated(parts)
+        return parts
+
+    def once(self, listed: str, traits: Sequence[str], repeat: str) -> pd.DataFrame:
+        """Return the rows of `counted` together.
+
+        Raises:
+            InputError: as `counted`.
+        """
+        return repeated([(one, 1) for one in self.counted(listed, traits, repeat)])
 
     def locate(self, listed: str) -> Path:
         """Return the file at a path as listed, wherever its authors kept the release; never one outside it."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 
-from traitline.published.answers import Answers, Shelf, extension
+from traitline.errors import InputError
+from traitline.published.answers import Answers, Shelf, repeated
 
 ALPHA = 0.05
 """What the paper calls significant."""
@@ -55,15 +55,15 @@ def comparisons(significance: pd.DataFrame, shelf: Shelf) -> Iterator[Comparison
     """
     for row in significance[significance["status"] != "raw_missing"].to_dict("records"):
         traits = str(row["judge_traits"]).split("|")
-        baseline = _side(shelf, str(row["baseline_file"]), traits, str(row["baseline_repeat"]))
-        steered = _side(shelf, str(row["steered_file"]), traits, str(row["repeat"]))
-        if baseline is not None and steered is not None:
-            yield Comparison(row, baseline, steered)
+        try:
+            baseline = _side(shelf, str(row["baseline_file"]), traits, str(row["baseline_repeat"]))
+            steered = _side(shelf, str(row["steered_file"]), traits, str(row["repeat"]))
+        except InputError:  # the answers have gone since the table was made: nothing to look at
+            continue
+        yield Comparison(row, baseline, steered)
 
 
-def _side(shelf: Shelf, listed: str, traits: list[str], repeat: str) -> Side | None:
-    """Return the files counted and their rows; None where one of them is not there or cannot be used."""
-    counted = zip_longest((listed, extension(listed)), repeat.split("+"), fillvalue="0")
-    files = [shelf.answers(file, traits) for file, times in counted if times != "0"]
-    parts = tuple(one for one in files if one is not None)
-    return Side(parts, shelf.once(listed, traits, repeat)) if len(parts) == len(files) else None
+def _side(shelf: Shelf, listed: str, traits: list[str], repeat: str) -> Side:
+    """Return the files counted and their rows."""
+    parts = shelf.counted(listed, traits, repeat)
+    return Side(parts, repeated([(one, 1) for one in parts]))
