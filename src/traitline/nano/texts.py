@@ -1,22 +1,27 @@
 """The embedded lineage's trait files, written from its world.
 
 Knows which situations, phrasings and adjectives each split and contrast uses: `elicit` asks about half A; `tune` and `evaluate`
-about half B, with different patients; each split has a phrasing of its own. `python -m traitline.nano.world` writes the files.
+about half B, with different patients; each split has a phrasing of its own. The contrasts of `dialogue` and `story` never name
+the trait: two scenes of half A show it. `python -m traitline.nano.world` writes the files.
 """
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from traitline.nano import world
-from traitline.nano.lexicon import HERO, MEETINGS, PLACES, TRAITS, Half, TraitWords
+from traitline.nano.lexicon import HERO, MEETINGS, PLACES, SIDES, TRAITS, Half, TraitWords
 from traitline.traits.trait import SPLITS, Contrast, Split, StrategyTexts, Trait
 
 FOLDER = Path(__file__).parent / "data"
 COUNTS: dict[Split, int] = {"elicit": 20, "tune": 10, "evaluate": 20}
+CONTRASTS, EXAMPLES = 5, 2
+SCENE = "Question: {q}\nAnswer:"
+"""One scene of a dialogue, as far as a prompt gives it."""
 FIRST_EVALUATED = 3
 """Of half B's patients the first three are for `tune`, the others for `evaluate`."""
 
@@ -68,6 +73,9 @@ def build_trait(name: str) -> Trait:
     words = TRAITS[name]
     openings = _prompts(words, world.OPENINGS)
     questions = _prompts(words, world.QUESTIONS)
+    scenes = _prompts(words, tuple(SCENE.format(q=template) for template in world.QUESTIONS), "scenes")
+    tales = _prompts(words, world.OPENINGS, "tales", used=openings)
+    common = _prompts(words, world.QUESTIONS, "common", used=questions)
     return Trait(
         name=name,
         description=_DESCRIPTIONS[name],
@@ -79,7 +87,11 @@ def build_trait(name: str) -> Trait:
         strategies={
             "instruction": StrategyTexts(contrasts=_contrasts(words, world.INSTRUCTIONS), questions=questions),
             "character": StrategyTexts(contrasts=_contrasts(words, world.DESCRIPTIONS), questions=openings),
+            "dialogue": StrategyTexts(contrasts=_examples(words, "dialogue"), questions=scenes),
+            "story": StrategyTexts(contrasts=_examples(words, "story"), questions=tales),
         },
+        common={split: common[split] for split in ("tune", "evaluate")},
+        task="",  # the world has no words for a task: a chat model is given the opening itself
     )
 
 
@@ -109,9 +121,38 @@ def _contrasts(words: TraitWords, templates: tuple[str, ...]) -> tuple[Contrast,
     return tuple(contrasts)
 
 
-def _prompts(words: TraitWords, templates: tuple[str, ...]) -> dict[Split, tuple[str, ...]]:
-    """Word each split's questions: patients in turn, places and meetings drawn, no question twice."""
-    rng = random.Random(f"{words.name} questions")  # noqa: S311 - a reproducible draw, not a secret
+def _examples(words: TraitWords, kind: Literal["dialogue", "story"]) -> tuple[Contrast, ...]:
+    """Word contrasts that show a person of each side in two scenes, the same scenes on both sides."""
+    rng = random.Random(f"{words.name} {kind}")  # noqa: S311 - a reproducible draw, not a secret
+    contrasts = []
+    for i in range(CONTRASTS):
+        sides: dict[str, list[str]] = {"pos": [], "neg": []}
+        for k, patient in enumerate(rng.sample(words.patients["A"], EXAMPLES)):
+            scene = world.Situation(words.name, "A", HERO, patient, rng.choice(PLACES), rng.choice(MEETINGS))
+            for side in SIDES:
+                actions = words.actions["A", side]
+                action = actions[(i + k) % len(actions)].format(p=f"the {patient}")
+                sides[side].append(_scene(scene, kind, k, action))
+        head, gap = ("", "\n\n") if kind == "dialogue" else (world.TALE.format(n=HERO) + "\n", "\n")
+        positive, negative = (head + gap.join(sides[side]) for side in SIDES)
+        contrasts.append(Contrast(positive=positive, negative=negative))
+    return tuple(contrasts)
+
+
+def _scene(scene: world.Situation, kind: Literal["dialogue", "story"], place: int, action: str) -> str:
+    if kind == "dialogue":
+        return f"{SCENE.format(q=scene.word(world.QUESTIONS[place]))} {scene.name} would {action}."
+    return f"{scene.word(world.OPENINGS[place])} {action}."
+
+
+def _prompts(
+    words: TraitWords,
+    templates: tuple[str, ...],
+    draw: str = "questions",
+    used: dict[Split, tuple[str, ...]] | None = None,
+) -> dict[Split, tuple[str, ...]]:
+    """Word each split's questions: patients in turn, places and meetings drawn, no question twice nor one of `used`."""
+    rng = random.Random(f"{words.name} {draw}")  # noqa: S311 - a reproducible draw, not a secret
     half_b = words.patients["B"]
     patients: dict[Split, tuple[Half, tuple[str, ...]]] = {
         "elicit": ("A", words.patients["A"]),
@@ -125,7 +166,7 @@ def _prompts(words: TraitWords, templates: tuple[str, ...]) -> dict[Split, tuple
         while len(texts) < COUNTS[split]:
             patient = people[len(texts) % len(people)]
             scene = world.Situation(words.name, half, HERO, patient, rng.choice(PLACES), rng.choice(MEETINGS))
-            if scene.word(template) not in texts:
+            if scene.word(template) not in (*texts, *(used or {}).get(split, ())):
                 texts.append(scene.word(template))
         questions[split] = tuple(texts)
     return questions

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from traitline.errors import InputError, misfit, nearest
+from traitline.traits.strategies import COMMON
 from traitline.vectors.dose import DOSES
 
 DATA = Path(__file__).parent / "data"
@@ -19,6 +20,8 @@ BASELINE_FACTOR = 4
 """Baselines get this many times the samples of a steered condition: many comparisons share them."""
 FORCED = "forced"
 """The strategy whose vectors come from one fixed set of texts at every checkpoint."""
+COMBINED = "combined"
+"""The strategy whose vectors come from the pooled contrast rows of all that generate."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -97,7 +100,12 @@ class StudyConfig(_Section):
     traits: tuple[str, ...] = Field(min_length=1)
     """Packaged names or YAML files."""
     strategies: tuple[str, ...] = ("character", FORCED)
-    """Ways of eliciting; `forced` reads the first strategy's accepted rows of the last checkpoint at every checkpoint."""
+    """Ways of eliciting; `forced` reads the first strategy's accepted rows of the last checkpoint at every checkpoint, `combined`
+    pools the contrast rows of all others and asks the traits' common questions."""
+    compare_strategies: bool = False
+    """Also apply every strategy's vectors to every other strategy's questions and to the common ones."""
+    descendant_vectors: bool = False
+    """Also elicit at the descendants among the targets, and apply their vectors to every target."""
     judge: str
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch_rows: Positive = 64
@@ -114,7 +122,11 @@ class StudyConfig(_Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} names something twice: {', '.join(values)}")
         if not self.generating:
-            raise ValueError(f"strategies needs at least one besides {FORCED!r}, whose rows it reads")
+            raise ValueError(f"strategies needs at least one besides {FORCED!r} and {COMBINED!r}, whose rows they read")
+        if COMBINED in self.strategies and len(self.generating) < 2:
+            raise ValueError(f"{COMBINED!r} pools the rows of several strategies, and there is one: {self.generating[0]}")
+        if self.compare_strategies and COMBINED not in self.strategies:
+            raise ValueError(f"compare_strategies needs {COMBINED!r} among strategies, which asks the common questions")
         if self.controls.bootstrap == 1:
             raise ValueError("controls.bootstrap is 1; a spread needs at least 2 vectors (0 for none)")
         return self
@@ -122,11 +134,18 @@ class StudyConfig(_Section):
     @property
     def generating(self) -> tuple[str, ...]:
         """The strategies that generate rows of their own."""
-        return tuple(s for s in self.strategies if s != FORCED)
+        return tuple(s for s in self.strategies if s not in {FORCED, COMBINED})
 
-    def source_strategy(self, strategy: str) -> str:
-        """Return the strategy whose texts a strategy uses: the first generating one for `forced`, else itself."""
-        return self.generating[0] if strategy == FORCED else strategy
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The strategies whose vectors are applied to each other's questions; none unless asked for."""
+        return tuple(s for s in self.strategies if s != FORCED) if self.compare_strategies else ()
+
+    def asked(self, strategy: str) -> str:
+        """Return whose questions a strategy's vectors are evaluated on: those of the first generating one for `forced`, the
+        common ones for `combined`, else its own.
+        """
+        return {FORCED: self.generating[0], COMBINED: COMMON}.get(strategy, strategy)
 
 
 def packaged_studies() -> list[str]:

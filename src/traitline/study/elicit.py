@@ -105,7 +105,8 @@ def score_table(
     for (trait, name, split), part in scored.groupby(["trait", "strategy", "split"], sort=False):
         style = strategy(wording(str(name))).style
         scores |= _scores(judge, traits[str(trait)], part, style, "accept" if split == "elicit" else "evaluate")
-        crossed = part[part["condition"].isin(["baseline", "steered"])] if others and split == "evaluate" else part.iloc[:0]
+        own = part["vector_strategy"].isna() | part["vector_strategy"].eq(str(name))
+        crossed = part[own & part["condition"].isin(["baseline", "steered"])] if others and split == "evaluate" else part.iloc[:0]
         for rubric in traits if len(crossed) else ():
             found = _scores(judge, traits[rubric], crossed, style, "evaluate") if rubric != trait else {}
             for i, score in found.items():

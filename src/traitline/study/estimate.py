@@ -11,7 +11,7 @@ from typing import Any
 
 from traitline.analysis.significance import minimum_detectable_effect, smallest_p
 from traitline.study.config import FORCED
-from traitline.study.plan import Cell, Network, Plan
+from traitline.study.plan import Cell, Identity, Network, Plan
 
 ROW_BYTES, TOKEN_BYTES = 60, 4
 """Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
@@ -49,9 +49,9 @@ def efforts(plan: Plan) -> dict[str, Effort]:
     others = len(plan.traits) - 1 if v.other_rubrics else 0
     phases: dict[str, tuple[int, int, int]] = {"elicit": (0, e.max_new_tokens, 0)}
     phases |= dict.fromkeys(("evaluate", "transfer"), (0, v.max_new_tokens, 0))
-    for phase, network in [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")] + [
-        ("transfer", n) for n in plan.targets
-    ]:
+    visits = [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")]
+    visits += [("elicit", n) for n in plan.descendants] + [("transfer", n) for n in plan.targets]
+    for phase, network in visits:
         rows, crossed = counted(plan, network, phase)
         total, length, calls = phases[phase]
         phases[phase] = (total + rows, length, calls + 2 * rows + 2 * crossed * others)
@@ -65,8 +65,14 @@ def counted(plan: Plan, network: Network, phase: str) -> tuple[int, int]:
     for cell in plan.cells(network):
         for row in _rows(plan, network, cell, phase):
             rows += 1
-            crossed += row.identity.condition in {"baseline", "steered"} and row.identity.split == "evaluate"
+            crossed += has_other_rubrics(row.identity)
     return rows, crossed
+
+
+def has_other_rubrics(who: Identity) -> bool:
+    """Tell whether a row is also scored on the other traits' rubrics: a baseline, or a cell's own vector, when evaluated."""
+    own = who.condition == "baseline" or (who.condition == "steered" and who.vector_strategy == who.strategy)
+    return own and who.split == "evaluate"
 
 
 def _rows(plan: Plan, network: Network, cell: Cell, phase: str) -> Any:
@@ -108,7 +114,7 @@ def power(plan: Plan) -> list[dict[str, Any]]:
     found = []
     for name, trait in plan.traits.items():
         for strategy in plan.config.strategies:
-            n = len(trait.questions(plan.config.source_strategy(strategy), "evaluate"))
+            n = len(trait.questions(plan.config.asked(strategy), "evaluate"))
             alpha = plan.config.criteria.alpha / comparisons
             p = smallest_p(n)
             found.append(

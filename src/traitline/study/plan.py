@@ -17,9 +17,9 @@ from typing import Any
 
 from traitline.errors import InputError
 from traitline.lineages import Checkpoint, Descendant, Lineage, load_lineage
-from traitline.study.config import BASELINE_FACTOR, FORCED, StudyConfig
+from traitline.study.config import BASELINE_FACTOR, COMBINED, FORCED, StudyConfig
 from traitline.traits import Trait, load_trait
-from traitline.traits.strategies import Format, Message, strategy
+from traitline.traits.strategies import COMMON, Format, Message, strategy
 from traitline.traits.trait import Polarity, Split
 
 CONTROL_KINDS = ("isotropic", "covariance", "shuffled")
@@ -149,9 +149,18 @@ class Plan:
         """Return the checkpoints in the order they are worked on: the last one first, whose rows `forced` reads."""
         return [self.last, *self.checkpoints[:-1]]
 
+    @property
+    def descendants(self) -> tuple[Network, ...]:
+        """The targets that are elicited themselves, so that their vectors can be applied to every target."""
+        return tuple(t for t in self.targets if t != self.last) if self.config.descendant_vectors else ()
+
     def cells(self, network: Network) -> list[Cell]:
         """Return the cells of one network in a fixed order."""
         return [Cell(network.name, trait, strategy) for trait in self.traits for strategy in self.config.strategies]
+
+    def elicited(self, network: Network) -> list[Cell]:
+        """Return the cells of a network that have contrast rows: at a descendant all but those of `forced`."""
+        return [cell for cell in self.cells(network) if cell.strategy != FORCED or network in self.checkpoints]
 
     @cached_property
     def digest(self) -> str:
@@ -161,15 +170,15 @@ class Plan:
         return _hash([self.config.model_dump(mode="json"), nodes, traits], 16).hex()
 
     def elicit_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
-        """Yield the contrast rows of one cell, both polarities; none for `forced`."""
-        if cell.strategy == FORCED:
+        """Yield the contrast rows of one cell, both polarities; none for `forced` and `combined`."""
+        if cell.strategy in {FORCED, COMBINED}:
             return
         trait, wording = self.traits[cell.trait], strategy(cell.strategy)
         contrasts = trait.texts(cell.strategy).contrasts
         for i, contrast in enumerate(contrasts):
             for question in trait.questions(cell.strategy, "elicit"):
                 for polarity in ("pos", "neg"):
-                    prompt = wording.prompt(contrast.side(polarity), question.text, network.form)
+                    prompt = wording.prompt(contrast.side(polarity), question.text, network.form, trait.task)
                     for sample in range(self.config.elicit.samples):
                         identity = Identity(
                             **self._who(network, cell, "elicit"),
@@ -191,14 +200,16 @@ class Plan:
                 yield PlannedRow(identity, question[1], prompt)
 
     def steered_rows(
-        self, network: Network, cell: Cell, vector_checkpoint: str, *, split: Split = "evaluate", controls: bool = False
+        self, network: Network, cell: Cell, vector: Cell, *, split: Split = "evaluate", controls: bool = False
     ) -> Iterator[PlannedRow]:
-        """Yield the rows of one cell under the vector of one checkpoint and its bootstrap vectors, with controls if asked.
+        """Yield the rows of one cell under one vector and its bootstrap vectors, with controls if asked.
 
-        On the `tune` split the vector alone is applied: that is all that choosing a dose needs.
+        On the `tune` split, and where the vector is another strategy's, it is applied alone: that is all that choosing a
+        dose or comparing strategies needs.
         """
+        alone = split == "tune" or vector.strategy != cell.strategy
         for condition, kind, seed, coef, samples in self._conditions(controls=controls):
-            if split == "tune" and condition != "steered":
+            if (alone and condition != "steered") or (vector.strategy != cell.strategy and coef < 0):
                 continue
             for layer in self.config.evaluate.layers:
                 for question, prompt in self._asked(network, cell, split):
@@ -210,9 +221,9 @@ class Plan:
                             sample=sample,
                             control_kind=kind,
                             control_seed=seed,
-                            vector_checkpoint=vector_checkpoint,
-                            vector_trait=cell.trait,
-                            vector_strategy=cell.strategy,
+                            vector_checkpoint=vector.network,
+                            vector_trait=vector.trait,
+                            vector_strategy=vector.strategy,
                             layer=layer,
                             dose=self.config.evaluate.dose,
                             coef=coef,
@@ -221,18 +232,34 @@ class Plan:
                         yield PlannedRow(identity, question[1], prompt)
 
     def evaluation_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
-        """Yield what a checkpoint is evaluated on with its own vector; the last one also answers the `tune` questions."""
+        """Yield what a checkpoint is evaluated on: its own vector and, where strategies are compared, theirs.
+
+        The last checkpoint also answers the `tune` questions.
+        """
         yield from self.baseline_rows(network, cell, "evaluate")
-        yield from self.steered_rows(network, cell, network.name, controls=True)
+        yield from self.steered_rows(network, cell, cell, controls=True)
+        for other in self.others(cell):
+            yield from self.steered_rows(network, cell, other)
         if network == self.last:
             yield from self.baseline_rows(network, cell, "tune")
-            yield from self.steered_rows(network, cell, network.name, split="tune")
+            yield from self.steered_rows(network, cell, cell, split="tune")
 
     def transfer_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
-        """Yield what a target is evaluated on with the vectors of every checkpoint."""
+        """Yield what a target is evaluated on: the vectors of every checkpoint, and of every descendant that has some.
+
+        Where strategies are compared, a descendant is asked the common questions under the last vector of each.
+        """
         yield from self.baseline_rows(network, cell, "evaluate")
-        for checkpoint in self.checkpoints:
-            yield from self.steered_rows(network, cell, checkpoint.name)
+        for source in (*self.checkpoints, *self.descendants):
+            yield from self.steered_rows(network, cell, Cell(source.name, cell.trait, cell.strategy))
+        if cell.strategy == COMBINED and network != self.last:
+            for other in self.others(Cell(self.last.name, cell.trait, cell.strategy)):
+                yield from self.steered_rows(network, cell, other)
+
+    def others(self, cell: Cell) -> list[Cell]:
+        """Return the cells of the strategies that a cell is compared with; none for `forced`."""
+        compared = self.config.compared if cell.strategy != FORCED else ()
+        return [Cell(cell.network, cell.trait, other) for other in compared if other != cell.strategy]
 
     def control_seeds(self, kind: str) -> range:
         """Return the seeds of one kind of control; no seed belongs to two kinds."""
@@ -269,9 +296,12 @@ class Plan:
 
     def _asked(self, network: Network, cell: Cell, split: Split) -> list[tuple[tuple[str, str], Any]]:
         """Return ((question id, question), prompt without instruction) of a split."""
-        source = self.config.source_strategy(cell.strategy)
-        questions = self.traits[cell.trait].questions(source, split)
-        return [((q.id, q.text), _frozen(strategy(source).prompt(None, q.text, network.form))) for q in questions]
+        trait, asked = self.traits[cell.trait], self.config.asked(cell.strategy)
+        wording = strategy(asked)
+        return [
+            ((q.id, q.text), _frozen(wording.prompt(None, q.text, network.form, trait.task)))
+            for q in trait.questions(asked, split)
+        ]
 
 
 def batches(rows: Sequence[PlannedRow], size: int) -> Iterator[list[PlannedRow]]:
@@ -299,6 +329,13 @@ def make_plan(config: StudyConfig) -> Plan:
             for split in ("elicit", "evaluate"):
                 if not trait.questions(name, split):
                     raise InputError(f"trait {trait.name!r} has no {split!r} questions for strategy {name!r}; add some")
+        if COMBINED in config.strategies and not trait.questions(COMMON, "evaluate"):
+            raise InputError(
+                f"trait {trait.name!r} has no common questions, which {COMBINED!r} vectors are evaluated on; add some under "
+                "`common: evaluate:` in its file, or leave the strategy out"
+            )
+    if config.descendant_vectors and targets in {(), (checkpoints[-1],)}:
+        raise InputError("descendant_vectors is set, but no descendant is among the targets; name some, or leave it out")
     return Plan(config, lineage, checkpoints, targets, traits)
 
 

@@ -1,7 +1,7 @@
 """Run a study: networks one after the other, each loaded once per phase, every batch durable, every cell with a state.
 
-Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate. Phase two visits
-the targets and applies every checkpoint's vectors there. What is done is read from the files, so a killed run goes on where
+Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked for,
+the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from the files, so a killed run goes on where
 it stopped. Knows the order of work and what happens when something fails. Leaves rows to `plan.py`, one batch to `elicit.py`,
 files to `store.py`, and tables to `tables.py`.
 """
@@ -23,10 +23,12 @@ import pandas as pd
 from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
 from traitline.models import Calibration, Intervention, Model, calibrate, encode, load_model
-from traitline.study.config import FORCED, Sampling
+from traitline.study.config import COMBINED, FORCED, Sampling
 from traitline.study.elicit import generate_table, score_table
 from traitline.study.estimate import counted
-from traitline.study.plan import CONTROL_KINDS, Cell, Identity, Network, Plan, PlannedRow, batches, derived_seed, row_key
+from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
+from traitline.study.pooled import pooled_rows, sources
+from traitline.study.projections import project, write_projections
 from traitline.study.store import RunStore, read_rows
 from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.dose import Steer
@@ -34,19 +36,6 @@ from traitline.vectors.estimators import accepted
 from traitline.vectors.extract import ControlSeeds, extract_arrays
 from traitline.vectors.vector import Floats, PersonaVector, Provenance, load_arrays, save_arrays
 
-CONTRAST_IDENTITY = [
-    "lineage",
-    "checkpoint",
-    "target",
-    "trait",
-    "strategy",
-    "split",
-    "condition",
-    "question_id",
-    "sample",
-    "polarity",
-    "instruction_id",
-]
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many rows of the plan were settled by it."""
 
@@ -92,12 +81,14 @@ def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: P
 
 @dataclass(frozen=True)
 class _Phase:
-    """What is done at every network of a phase: its table in the ledger, its last stage, that stage's rows and files."""
+    """What is done at every network of a phase: its table in the ledger, its cells and stages, the last stage's rows and files."""
 
     table: Literal["cells", "targets"]
     stages: tuple[str, ...]
-    rows: Callable[[Network, Cell], Iterator[PlannedRow]]
+    cells: Callable[[Network], list[Cell]]
     path: Callable[[Cell], Path]
+    rows: Callable[[Network, Cell], Iterator[PlannedRow]] | None = None
+    """None where eliciting is all."""
 
 
 class _Run:
@@ -109,10 +100,12 @@ class _Run:
         self._usage: dict[str, int] = {}
 
     def phases(self) -> list[tuple[_Phase, Sequence[Network]]]:
-        """Return the two phases with their networks, in order."""
-        cells = _Phase("cells", ("elicit", "evaluate"), self.plan.evaluation_rows, self.store.evaluation)
-        targets = _Phase("targets", ("transfer",), self.plan.transfer_rows, self.store.transfer)
-        return [(cells, self.plan.networks()), (targets, self.plan.targets)]
+        """Return the phases with their networks, in order."""
+        plan, store = self.plan, self.store
+        cells = _Phase("cells", ("elicit", "evaluate"), plan.cells, store.evaluation, plan.evaluation_rows)
+        descendants = _Phase("cells", ("elicit",), plan.elicited, store.contrast)
+        targets = _Phase("targets", ("transfer",), plan.cells, store.transfer, plan.transfer_rows)
+        return [(cells, plan.networks()), (descendants, plan.descendants), (targets, plan.targets)]
 
     def visit(self, phase: _Phase, network: Network) -> None:
         """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
@@ -120,7 +113,7 @@ class _Run:
         Raises:
             InputError: the study steers at a layer that the network does not have.
         """
-        cells = self.plan.cells(network)
+        cells = phase.cells(network)
         if all(self._done(phase, cell) for cell in cells):
             rows = sum(counted(self.plan, network, stage)[0] for stage in phase.stages)
             self.progress(f"{network.name}: done before", rows)
@@ -152,7 +145,8 @@ class _Run:
         path = phase.path(cell)
         if phase.table == "cells" or not path.is_file():
             return path.is_file()
-        there = [n for n in self.plan.order if self.store.vector(Cell(n, cell.trait, cell.strategy)).is_file()]
+        names = [*self.plan.order, *(network.name for network in self.plan.descendants)]
+        there = [n for n in names if self.store.vector(Cell(n, cell.trait, cell.strategy)).is_file()]
         return set(there) <= set(read_rows(path)["vector_checkpoint"].dropna())
 
     def _settle(self, phase: _Phase, cells: list[Cell], seconds: float) -> None:
@@ -166,24 +160,30 @@ class _Run:
     def _workable(self, phase: _Phase, cells: list[Cell]) -> list[Cell]:
         """Return the cells that can be done: `forced` ones have failed where the last checkpoint, whose rows they read, has."""
         lacking = [cell for cell in cells if cell.strategy == FORCED and cell.network != self.plan.last.name]
-        lacking = [cell for cell in lacking if phase.table == "cells" and not self.store.contrast(self._source(cell)).is_file()]
+        lacking = [
+            cell
+            for cell in lacking
+            if phase.table == "cells" and not all(self.store.contrast(one).is_file() for one in sources(self.plan, cell))
+        ]
         for cell in lacking:
             self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=phase.table)
         return [cell for cell in cells if cell not in lacking]
-
-    def _source(self, cell: Cell) -> Cell:
-        """Return the cell whose accepted rows a `forced` cell reads."""
-        return Cell(self.plan.last.name, cell.trait, self.config.source_strategy(FORCED))
 
     def _work(self, phase: _Phase, network: Network, model: Model, cells: list[Cell]) -> None:
         """Do the cells of one network: at a checkpoint elicit and extract first, then steer and judge."""
         calibration = self._calibrate(model)
         if phase.table == "cells":
             self._elicit(network, model, cells, calibration)
+        if phase.rows is None:
+            return
         stage = phase.stages[-1]
         planned = [row for cell in cells for row in phase.rows(network, cell)]
         resolve = self._resolver(calibration.norms)
         table = self._generate(network, stage, planned, self.config.evaluate, model, resolve)
+        if phase.table == "targets":
+            layers = self.config.evaluate.layers
+            along = project(model, table, self._main_vector, self.plan.last.name, calibration.norms, layers)
+            write_projections(self.store.projections(network.name), along)
         for cell in cells:
             self.store.write_rows(phase.path(cell), _of(table, cell))
         shutil.rmtree(self.store.part(network.name, stage, 0).parents[1], ignore_errors=True)
@@ -198,17 +198,10 @@ class _Run:
             return
         planned = [row for cell in cells for row in self.plan.elicit_rows(network, cell)]
         table = self._generate(network, "elicit", planned, self.config.elicit, model, lambda _row: None)
-        for cell in todo:
-            rows = self._forced_rows(network, cell) if cell.strategy == FORCED else _of(table, cell)
+        for cell in sorted(todo, key=lambda cell: (cell.strategy == FORCED, cell.strategy == COMBINED)):
+            taken = sources(self.plan, cell)
+            rows = pooled_rows(self.plan, self.store, network, cell) if taken else _of(table, cell)
             self._extract(network, model, cell, rows.assign(accepted=accepted(rows)), calibration)
-
-    def _forced_rows(self, network: Network, cell: Cell) -> pd.DataFrame:
-        """Return the accepted rows of the last checkpoint, to be read by this one."""
-        rows = read_rows(self.store.contrast(self._source(cell)))
-        rows = rows[rows["accepted"]].reset_index(drop=True)
-        rows = rows.assign(checkpoint=network.name, tokens=network.tokens, target=network.name, strategy=FORCED)
-        named = rows[CONTRAST_IDENTITY].to_dict("records")
-        return rows.assign(row_key=[row_key(Identity(**{str(name): row[name] for name in row})) for row in named])
 
     def _extract(self, network: Network, model: Model, cell: Cell, rows: pd.DataFrame, calibration: Calibration) -> None:
         counts = self.config.controls
@@ -286,7 +279,7 @@ class _Run:
             read_rows(draft),
             self.judge,
             self.plan.traits,
-            wording=self.config.source_strategy,
+            wording=self.config.asked,
             others=self.config.evaluate.other_rubrics,
         )
         self.store.write_rows(path, rows)
@@ -302,7 +295,7 @@ class _Run:
         name = {"steered": "response_avg", "bootstrap": "bootstrap"}.get(
             who.condition, f"{who.control_kind}_{who.control_seed}"
         )
-        arrays = self._arrays(who.vector_checkpoint, who.trait, who.strategy)
+        arrays = self._arrays(who.vector_checkpoint, who.trait, str(who.vector_strategy))
         return name in arrays and bool(np.any(arrays[name][..., who.layer, :] if who.layer else True))
 
     def _resolver(self, activation_norms: Floats) -> Callable[[PlannedRow], Intervention | None]:
@@ -313,7 +306,7 @@ class _Run:
             who = row.identity
             if who.vector_checkpoint is None or who.layer is None or who.coef is None:
                 return None
-            key = (who.vector_checkpoint, who.trait, who.strategy, who.condition, who.control_kind, who.control_seed)
+            key = (who.vector_checkpoint, who.trait, who.vector_strategy, who.condition, who.control_kind, who.control_seed)
             if (*key, who.layer, who.coef) not in known:
                 direction = self._direction(row)
                 steer = Steer(PersonaVector(direction), who.layer, who.coef, who.dose or "norm", self.config.evaluate.positions)
@@ -324,10 +317,13 @@ class _Run:
 
     def _direction(self, row: PlannedRow) -> Floats:
         who = row.identity
-        arrays = self._arrays(str(who.vector_checkpoint), who.trait, who.strategy)
+        arrays = self._arrays(str(who.vector_checkpoint), who.trait, str(who.vector_strategy))
         if who.condition == "bootstrap":
             return np.asarray(arrays["bootstrap"][int(who.control_seed or 0)])
         return arrays["response_avg" if who.condition == "steered" else f"{who.control_kind}_{who.control_seed}"]
+
+    def _main_vector(self, cell: Cell) -> Floats | None:
+        return self._arrays(cell.network, cell.trait, cell.strategy).get("response_avg")
 
     @lru_cache(maxsize=64)  # noqa: B019 - a run lives as long as its process
     def _arrays(self, checkpoint: str, trait: str, strategy: str) -> dict[str, Floats]:

@@ -98,6 +98,10 @@ class RunStore:
         folder = self.root / "targets" / safe_name(cell.network) / safe_name(cell.trait) / safe_name(cell.strategy)
         return folder / "transfer.parquet"
 
+    def projections(self, target: str) -> Path:
+        """Return the path of the projections of a target's baseline rows."""
+        return self.root / "targets" / safe_name(target) / "projections.csv"
+
     def part(self, network: str, stage: str, number: int) -> Path:
         """Return the path of a batch's part file."""
         return self.root / "parts" / safe_name(network) / stage / f"{number:06d}.parquet"

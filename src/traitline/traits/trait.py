@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from traitline.errors import InputError, misfit, nearest
+from traitline.traits.strategies import COMMON, TASK
 
 Split = Literal["elicit", "tune", "evaluate"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -71,6 +72,10 @@ class Trait(BaseModel):
     """Judge prompts with `{question}` and `{answer}`, one for continuations of a text, one for chat answers."""
     facets: dict[Name, Text] = Field(default_factory=dict)
     """Sub-kinds of the trait, each with a sentence telling how to recognise it."""
+    common: dict[Split, tuple[Text, ...]] = Field(default_factory=dict)
+    """Questions that belong to no strategy: where the vectors of all are compared. Asked like those of `instruction`."""
+    task: str = TASK
+    """What tells a chat model to continue a text."""
     strategies: dict[Name, StrategyTexts] = Field(min_length=1)
 
     def texts(self, strategy: str) -> StrategyTexts:
@@ -86,8 +91,8 @@ class Trait(BaseModel):
         return self.strategies[strategy]
 
     def questions(self, strategy: str, split: Split) -> list[Question]:
-        """Return the questions of one split, each with its id."""
-        texts = self.texts(strategy).questions.get(split, ())
+        """Return the questions of one split, each with its id; `common` names those that belong to no strategy."""
+        texts = (self.common if strategy == COMMON else self.texts(strategy).questions).get(split, ())
         return [Question(id=f"{self.name}-{strategy}-{split}-{i:02d}", text=text) for i, text in enumerate(texts)]
 
     @property
