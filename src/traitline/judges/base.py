@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from traitline.errors import InputError, nearest
 from traitline.traits.trait import Trait
@@ -68,6 +68,15 @@ class Judge(Protocol):
         Raises:
             JudgeError: the judge cannot be used at all. One bad answer never raises: its score is missing, with a reason.
         """
+        ...
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """A judge that also tells which facets of a trait a response shows."""
+
+    def annotate(self, trait: Trait, questions: Sequence[str], answers: Sequence[str]) -> list[frozenset[str] | None]:
+        """Return, per answer, the names of the trait's facets that it shows; None where the judge itself failed."""
         ...
 
 

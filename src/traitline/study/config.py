@@ -100,7 +100,7 @@ class StudyConfig(_Section):
     traits: tuple[str, ...] = Field(min_length=1)
     """Packaged names or YAML files."""
     strategies: tuple[str, ...] = ("character", FORCED)
-    """Ways of eliciting; `forced` reads the first strategy's accepted rows of the last checkpoint at every checkpoint, `combined`
+    """Ways of eliciting. At every checkpoint `forced` reads the first strategy's accepted rows of the last one; `combined`
     pools the contrast rows of all others and asks the traits' common questions."""
     compare_strategies: bool = False
     """Also apply every strategy's vectors to every other strategy's questions and to the common ones."""
@@ -142,8 +142,9 @@ class StudyConfig(_Section):
         return tuple(s for s in self.strategies if s != FORCED) if self.compare_strategies else ()
 
     def asked(self, strategy: str) -> str:
-        """Return whose questions a strategy's vectors are evaluated on: those of the first generating one for `forced`, the
-        common ones for `combined`, else its own.
+        """Return whose questions a strategy's vectors are evaluated on.
+
+        Those of the first generating one for `forced`, the common ones for `combined`, else its own.
         """
         return {FORCED: self.generating[0], COMBINED: COMMON}.get(strategy, strategy)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from traitline.judges import Judge, Score
-from traitline.judges.base import Purpose, Style
+from traitline.judges.base import Annotator, Purpose, Style
 from traitline.models import Intervention, Model, Row, encode, generate_rows
 from traitline.study.config import Sampling
 from traitline.study.plan import PlannedRow, noise_key, row_key
@@ -98,15 +98,22 @@ def score_table(
         traits: by name, all those of the study.
         wording: gives the strategy whose prompts a strategy's rows have; they differ for `forced`.
         others: also score baseline and steered rows on the rubrics of the other traits.
+
+    A judge that can annotate also tells which facets a response shows (`facets`, a JSON list).
     """
     scored = rows.reset_index(drop=True)
     scores: dict[int, Score] = {}
+    facets: dict[int, str] = {}
     other: list[dict[str, float]] = [{} for _ in range(len(scored))]
     for (trait, name, split), part in scored.groupby(["trait", "strategy", "split"], sort=False):
         style = strategy(wording(str(name))).style
         scores |= _scores(judge, traits[str(trait)], part, style, "accept" if split == "elicit" else "evaluate")
+        if isinstance(judge, Annotator):
+            facets |= _facets(judge, traits[str(trait)], part)
         own = part["vector_strategy"].isna() | part["vector_strategy"].eq(str(name))
-        crossed = part[own & part["condition"].isin(["baseline", "steered"])] if others and split == "evaluate" else part.iloc[:0]
+        crossed = (
+            part[own & part["condition"].isin(["baseline", "steered"])] if others and split == "evaluate" else part.iloc[:0]
+        )
         for rubric in traits if len(crossed) else ():
             found = _scores(judge, traits[rubric], crossed, style, "evaluate") if rubric != trait else {}
             for i, score in found.items():
@@ -118,8 +125,17 @@ def score_table(
         refusal=[scores[i].refusal for i in scored.index],
         missing_reason=pd.Series([scores[i].missing_reason for i in scored.index], dtype=object),
         other_scores=pd.Series([json.dumps(o, sort_keys=True) if o else None for o in other], dtype=object),
+        facets=pd.Series([facets.get(i) for i in scored.index], dtype=object),
         judge=judge.name,
     )
+
+
+def _facets(judge: Annotator, trait: Trait, rows: pd.DataFrame) -> dict[int, str]:
+    """Return the facets that the rows show, as JSON by index: of positive contrast rows, baseline and steered rows."""
+    told = rows["polarity"].eq("pos") | rows["condition"].isin(["baseline", "steered"])
+    chosen = rows[told & rows["split"].ne("tune")]
+    shown = judge.annotate(trait, chosen["question"].tolist(), chosen["response"].tolist())
+    return {i: json.dumps(sorted(one)) for i, one in zip(chosen.index.tolist(), shown, strict=True) if one is not None}
 
 
 def _scores(judge: Judge, trait: Trait, rows: pd.DataFrame, style: Style, purpose: Purpose) -> dict[int, Score]:

@@ -22,7 +22,12 @@ RESPONSE = SEGMENTS.index("response_avg")
 
 
 def project(
-    model: Model, rows: pd.DataFrame, vector: Callable[[Cell], Floats | None], source: str, norms: Floats, layers: tuple[int, ...]
+    model: Model,
+    rows: pd.DataFrame,
+    vector: Callable[[Cell], Floats | None],
+    source: str,
+    norms: Floats,
+    layers: tuple[int, ...],
 ) -> pd.DataFrame:
     """Project the mean response activation of baseline rows onto the vectors of one checkpoint.
 

@@ -1,8 +1,9 @@
 """Run a study: networks one after the other, each loaded once per phase, every batch durable, every cell with a state.
 
-Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked for,
-the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from the files, so a killed run goes on where
-it stopped. Knows the order of work and what happens when something fails. Leaves rows to `plan.py`, one batch to `elicit.py`,
+Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked
+for, the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from
+the files, so a killed run goes on where it stopped. Knows the order of work and what happens when something fails. Leaves rows
+to `plan.py`, the rows that cells take from others to `pooled.py`, one batch to `elicit.py`,
 files to `store.py`, and tables to `tables.py`.
 """
 
@@ -81,7 +82,7 @@ def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: P
 
 @dataclass(frozen=True)
 class _Phase:
-    """What is done at every network of a phase: its table in the ledger, its cells and stages, the last stage's rows and files."""
+    """What is done at each network of a phase: the table in the ledger, cells, stages, and the last stage's rows and files."""
 
     table: Literal["cells", "targets"]
     stages: tuple[str, ...]

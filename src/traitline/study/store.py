@@ -53,9 +53,11 @@ RESPONSES = pa.schema(
         ("judge", pa.string()),
         ("control_kind", pa.string()),
         ("other_scores", pa.string()),
+        ("facets", pa.string()),
     ]
 )
-"""One row per response. `control_kind` and `other_scores` (JSON: trait -> score) come after the columns of the contract."""
+"""One row per response. `control_kind`, `other_scores` (JSON: trait -> score) and `facets` (JSON list of those shown; null
+where nobody looked) come after the columns of the contract."""
 
 _LEDGER = """
 create table if not exists cells (network text, trait text, strategy text, state text, reason text, seconds real, at text,
@@ -262,6 +264,7 @@ def _resolved(plan: Plan) -> dict[str, Any]:
             "lineage": plan.lineage.name,
             "checkpoints": [{"name": n.name, "tokens": n.tokens, "revision": n.revision} for n in plan.checkpoints],
             "targets": [n.name for n in plan.targets],
+            "descendants": [n.name for n in plan.descendants],
             "traits": {name: trait.digest for name, trait in plan.traits.items()},
         },
     }

@@ -14,7 +14,7 @@ import yaml
 
 from traitline.errors import InputError, StoreError
 from traitline.judges import Judge, make_judge
-from traitline.study.config import StudyConfig, load_config
+from traitline.study.config import FORCED, StudyConfig, load_config
 from traitline.study.estimate import describe
 from traitline.study.plan import Plan, make_plan
 from traitline.study.run import Outcome, Progress, run_study
@@ -99,15 +99,21 @@ def run_status(out: Path) -> pd.DataFrame:
     try:
         resolved = yaml.safe_load((out / "study.yaml").read_text(encoding="utf-8"))
         names = [node["name"] for node in resolved["resolved"]["checkpoints"]]
+        descendants = resolved["resolved"].get("descendants", [])
         targets, traits = resolved["resolved"]["targets"], list(resolved["resolved"]["traits"])
         strategies = resolved["study"]["strategies"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise StoreError(f"{str(out / 'study.yaml')!r} is broken ({error}); give another run directory") from error
     store = RunStore(out)
     records = []
-    for phase, networks in (("cells", names), ("targets", targets)):
+    elicited = [name for name in strategies if name != FORCED]
+    for phase, networks, asked in (
+        ("cells", names, strategies),
+        ("cells", descendants, elicited),
+        ("targets", targets, strategies),
+    ):
         known = {(row.network, row.trait, row.strategy): row for row in store.ledger(phase).itertuples()}
-        for key in itertools.product(networks, traits, strategies):
+        for key in itertools.product(networks, traits, asked):
             row = known.get(key)
             state = {name: getattr(row, name, None) for name in ("state", "reason", "seconds")}
             names_of = dict(zip(("network", "trait", "strategy"), key, strict=True))

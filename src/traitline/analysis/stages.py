@@ -1,0 +1,134 @@
+"""What each stage of post-training did to a trait: level, refusals, coherence and projection, before any steering.
+
+Knows a stage as a network of one lineage: the last checkpoint, then its descendants in order, all asked the same questions, so
+that a difference is the network's. Leaves the tests to `significance.py`, and generating and projecting to the study.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from traitline.analysis.significance import bootstrap_interval, effect_size, holm, sign_flip
+
+KEY = ["trait", "strategy"]
+MEASURES = {"trait": "trait_score", "coherence": "coherence", "projection": "projection"}
+COLUMNS = [
+    *["lineage", "trait", "strategy", "stage", "previous", "n_questions", "n_rows", "n_missing"],
+    *["baseline_trait", "ci_low", "ci_high", "baseline_coherence", "refusal_rate", "projection_layer", "projection"],
+    *[f"{what}_{m}" for m in ("trait", "coherence", "projection") for what in ("delta", "delta_low", "delta_high", "p")],
+    *["effect_size_trait", "p_adjusted_trait", "delta_refusal_rate"],
+    *["told_trait", "told_refusal_rate", "n_told", "n_pairs"],
+]
+
+
+def stage_table(
+    rows: pd.DataFrame, told: pd.DataFrame, projections: pd.DataFrame, order: Sequence[str], *, lineage: str = "", seed: int = 0
+) -> pd.DataFrame:
+    """Compare the baseline answers of every stage with those of the stage before it.
+
+    Rows are averaged within a question, missing scores left out. Deltas are over the questions that both stages have, with
+    the percentile interval over questions and the two-sided sign-flip p; the first stage has none.
+
+    Args:
+        rows: baseline response rows of the `evaluate` split, of all stages.
+        told: contrast rows: how far a stage follows the positive instruction, and how often it refuses; may be empty.
+        projections: `target, trait, strategy, question_id, layer, projection`; may be empty. `projection` is the mean along
+            the last checkpoint's vector, as a share of the stage's activation norm.
+        order: the stages, the last checkpoint first.
+        lineage: their lineage.
+        seed: seed of the bootstrap.
+
+    Returns:
+        One row per trait, strategy, stage and layer projected on: `COLUMNS`. `p_adjusted_trait` is Holm's over the stages of
+        one trait and strategy; `told_...` describe the positive contrast rows, `n_pairs` the accepted pairs among them.
+    """
+    layers: list[Any] = sorted(projections["layer"].unique()) if len(projections) else [pd.NA]
+    records = []
+    for (trait, strategy), part in rows.groupby(KEY, sort=False):
+        own = projections[(projections["trait"] == trait) & (projections["strategy"] == strategy)]
+        instructed = told[(told["trait"] == trait) & (told["strategy"] == strategy)] if len(told) else told
+        for layer in layers:
+            before: dict[str, pd.Series] | None = None
+            previous = ""
+            for stage in order:
+                here = part[part["target"] == stage]
+                if here.empty:
+                    continue
+                found = {
+                    "trait": _by_question(here, "trait_score"),
+                    "coherence": _by_question(here, "coherence"),
+                    "projection": _by_question(own[(own["target"] == stage) & (own["layer"] == layer)], "projection"),
+                    "refusal": _by_question(here.assign(refusal=here["refusal"].astype("Float64")), "refusal"),
+                }
+                records.append(
+                    {
+                        "lineage": lineage,
+                        "trait": trait,
+                        "strategy": strategy,
+                        "stage": stage,
+                        "previous": previous,
+                        **_level(here, found, seed),
+                        "projection_layer": layer,
+                        **_told(instructed[instructed["target"] == stage] if len(instructed) else instructed),
+                        **(_change(found, before, seed) if before is not None else {}),
+                    }
+                )
+                before, previous = found, stage
+    table = pd.DataFrame(records).reindex(columns=COLUMNS)
+    family = [table["trait"], table["strategy"], table["projection_layer"]]
+    table["p_adjusted_trait"] = table.groupby(family, dropna=False, sort=False)["p_trait"].transform(holm)
+    return table
+
+
+def _by_question(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Return the mean of each question that has a value."""
+    if rows.empty:
+        return pd.Series(dtype=np.float64)
+    return rows.groupby("question_id")[column].mean().dropna().astype(np.float64)
+
+
+def _level(rows: pd.DataFrame, found: dict[str, pd.Series], seed: int) -> dict[str, Any]:
+    trait = found["trait"]
+    low, high = bootstrap_interval(trait, seed=seed) if len(trait) else (math.nan, math.nan)
+    return {
+        "n_questions": len(trait),
+        "n_rows": len(rows),
+        "n_missing": int(rows["trait_score"].isna().sum()),
+        "baseline_trait": trait.mean(),
+        "ci_low": low,
+        "ci_high": high,
+        "baseline_coherence": found["coherence"].mean(),
+        "refusal_rate": found["refusal"].mean(),
+        "projection": found["projection"].mean(),
+    }
+
+
+def _change(found: dict[str, pd.Series], before: dict[str, pd.Series], seed: int) -> dict[str, Any]:
+    changed: dict[str, Any] = {"delta_refusal_rate": (found["refusal"] - before["refusal"]).mean()}
+    for name in MEASURES:
+        deltas = (found[name] - before[name]).dropna()
+        if deltas.empty:
+            continue
+        low, high = bootstrap_interval(deltas, seed=seed)
+        changed |= {f"delta_{name}": deltas.mean(), f"delta_low_{name}": low, f"delta_high_{name}": high}
+        changed[f"p_{name}"] = sign_flip(deltas, seed=seed).p_two_sided
+        if name == "trait":
+            changed["effect_size_trait"] = effect_size(deltas).hedges
+    return changed
+
+
+def _told(rows: pd.DataFrame) -> dict[str, Any]:
+    positive = rows[rows["polarity"] == "pos"] if len(rows) else rows
+    if positive.empty:
+        return {"n_told": 0}
+    return {
+        "told_trait": positive.groupby("question_id")["trait_score"].mean().mean(),
+        "told_refusal_rate": float(positive["refusal"].astype("Float64").mean()),
+        "n_told": len(positive),
+        "n_pairs": int(positive["accepted"].fillna(False).astype(bool).sum()),
+    }
