@@ -50,17 +50,27 @@ def test_every_packaged_trait_is_complete(name: str) -> None:
     for texts in trait.strategies.values():
         assert len(texts.contrasts) == 5
         assert {split: len(asked) for split, asked in texts.questions.items()} == {"elicit": 20, "tune": 10, "evaluate": 20}
+    assert {split: len(asked) for split, asked in trait.common.items()} == {"tune": 10, "evaluate": 20}
+
+
+@pytest.mark.parametrize("name", packaged_traits())
+def test_common_questions_of_packaged_traits_stand_on_their_own(name: str) -> None:
+    trait = load_trait(name)
+    for question in trait.questions("common", "tune") + trait.questions("common", "evaluate"):
+        assert 8 <= len(question.text.split()) <= 30, question.id
+        assert "?" in question.text, question.id
+        assert "Alex" not in question.text, question.id  # answered by the author, not about a person made up
 
 
 def test_question_ids_are_unique_across_all_packaged_traits() -> None:
     ids = [
         question.id
         for trait in map(load_trait, packaged_traits())
-        for name in trait.strategies
+        for name in (*trait.strategies, "common")
         for split in ("elicit", "tune", "evaluate")
         for question in trait.questions(name, split)  # type: ignore[arg-type]
     ]
-    assert len(ids) == 4 * 4 * 50
+    assert len(ids) == 4 * (4 * 50 + 30)
     assert len(set(ids)) == len(ids)
 
 
@@ -81,6 +91,22 @@ def test_questions_carry_an_id_that_says_where_they_stand(tmp_path: Path) -> Non
         Question(id="tidy-character-elicit-01", text="If Kim packed a suitcase"),
     ]
     assert trait.questions("character", "tune") == []
+
+
+def test_common_questions_have_ids_of_their_own_and_are_asked_like_those_of_instruction(tmp_path: Path) -> None:
+    trait = load_trait(write(tmp_path, CONTENT | {"common": {"evaluate": ["Where do socks go?"]}}))
+    (question,) = trait.questions("common", "evaluate")
+    assert question == Question(id="tidy-common-evaluate-00", text="Where do socks go?")
+    assert trait.questions("common", "tune") == []
+    assert "common" not in trait.strategies
+    common = strategy("common")
+    assert common.style == "chat"
+    for form in ("plain", "chat"):
+        assert common.prompt(None, question.text, form) == strategy("instruction").prompt(None, question.text, form)  # type: ignore[arg-type]
+
+
+def test_a_trait_without_common_questions_loads(tmp_path: Path) -> None:
+    assert load_trait(write(tmp_path, CONTENT)).questions("common", "evaluate") == []
 
 
 def test_a_contrast_gives_the_instruction_of_a_polarity() -> None:
@@ -137,6 +163,7 @@ def test_an_unknown_strategy_of_a_trait_lists_what_it_has(tmp_path: Path) -> Non
         (("    contrasts:", "    examples: []\n    contrasts:"), "strategies.character.examples"),
         (("negative: Kim empties every drawer.", "negative: ''"), r"strategies.character.contrasts.0.negative"),
         (("      evaluate:", "      test:"), "strategies.character.questions.test"),
+        (("description:", "common: {test: [Where to]}\ndescription:"), "common.test"),
         (("- If Kim cooked", "- 12"), "strategies.character.questions.evaluate.0"),
     ],
 )

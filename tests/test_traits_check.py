@@ -45,6 +45,7 @@ def complete() -> dict[str, Any]:
         "description": "Robin cheats.",
         "rubrics": {"continuation": rubric, "chat": rubric},
         "facets": {"greed": "It is about money."},
+        "common": {"tune": invented(rng, 10), "evaluate": invented(rng, 20)},
         "strategies": strategies,
     }
 
@@ -123,7 +124,7 @@ def test_a_strategy_that_does_not_exist_is_an_error() -> None:
 def test_a_missing_rubric_is_an_error_where_a_strategy_needs_it(strategies: tuple[str, ...], level: str) -> None:
     content = complete()
     content["strategies"] = {name: content["strategies"][name] for name in strategies}
-    del content["rubrics"]["chat"]
+    del content["rubrics"]["chat"], content["common"]
     assert [one.level for one in check(content) if one.where == "rubrics.chat"] == [level]
 
 
@@ -134,6 +135,35 @@ def test_a_rubric_that_lacks_a_blank_is_an_error(blank: str) -> None:
     (found,) = check(content)
     assert (found.level, found.where) == ("error", "rubrics.chat")
     assert blank in found.message
+
+
+def test_without_common_questions_a_trait_cannot_be_used_with_combined() -> None:
+    for change in ({}, {"tune": [], "evaluate": []}):
+        (found,) = check(complete() | {"common": change})
+        assert (found.level, found.where) == ("warning", "common")
+        assert "'combined' cannot use the trait" in found.message
+
+
+@pytest.mark.parametrize(("split", "consequence"), [("tune", "doses cannot be chosen"), ("evaluate", "'combined' cannot")])
+def test_a_missing_split_of_the_common_questions_is_a_warning(split: str, consequence: str) -> None:
+    content = complete()
+    del content["common"][split]
+    (found,) = check(content)
+    assert (found.level, found.where) == ("warning", f"common-{split}")
+    assert consequence in found.message
+
+
+def test_common_questions_to_elicit_with_are_said_to_be_unused() -> None:
+    content = complete()
+    content["common"]["elicit"] = [content["common"]["tune"].pop()]
+    assert [(one.level, one.where) for one in check(content)] == [("warning", "common-tune"), ("warning", "common-elicit")]
+
+
+def test_common_questions_need_the_chat_rubric() -> None:
+    content = complete()
+    content["strategies"] = {"story": content["strategies"]["story"]}
+    del content["rubrics"]["chat"]
+    assert [one.where for one in errors(check(content))] == ["rubrics.chat"]
 
 
 def test_counts_other_than_recommended_are_warnings() -> None:
@@ -156,6 +186,19 @@ def test_the_same_question_twice_in_a_strategy_is_an_error(split: str) -> None:
     assert found.level == "error"
     assert found.where == "crooked-character-elicit-00"
     assert f"crooked-character-{split}-05" in found.message
+
+
+def test_a_common_question_copied_from_another_split_is_an_error_and_a_near_copy_a_warning() -> None:
+    content = complete()
+    original = asked(content, "dialogue", "elicit")[6]
+    content["common"]["evaluate"][3] = original
+    (found,) = check(content)
+    assert (found.level, found.where) == ("error", "crooked-dialogue-elicit-06")
+    assert "the same question as crooked-common-evaluate-03" in found.message
+    content["common"]["evaluate"][3] = f"{original} today"
+    assert [(one.level, one.where) for one in check(content)] == [("warning", "crooked-dialogue-elicit-06")]
+    content["common"]["evaluate"][3] = content["common"]["tune"][2]
+    assert [(one.level, one.where) for one in check(content)] == [("error", "crooked-common-tune-02")]
 
 
 def test_case_punctuation_and_layout_do_not_hide_a_copy() -> None:
@@ -284,10 +327,13 @@ def test_placeholders_left_in_a_question_are_errors() -> None:
 
 def test_placeholders_left_in_elsewhere_are_errors() -> None:
     content = complete()
+    content["common"]["tune"][4] += " TODO"
+    content["task"] = "Go on for {n} lines."
     sides(content, 2, "story")["negative"] += " TODO"
     content["facets"]["greed"] += " {kind}"
     content["description"] += " [...]"
-    assert {one.where for one in errors(check(content))} == {"story-contrast-02 negative", "facets.greed", "description"}
+    places = {"story-contrast-02 negative", "facets.greed", "description", "task", "crooked-common-tune-04"}
+    assert {one.where for one in errors(check(content))} == places
 
 
 def test_a_rubric_may_hold_its_blanks_and_tags_but_nothing_else() -> None:

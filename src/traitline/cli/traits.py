@@ -39,7 +39,8 @@ def list_(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(trait: TraitArgument, as_json: JsonOption = False) -> None:
-    """Show a trait's description, facets and how many texts each strategy has; with --json all of them."""
+    """Show a trait's description, facets, and how many texts each strategy and the common set have; with --json all of them."""
+    from traitline.traits.strategies import COMMON
     from traitline.traits.trait import SPLITS
 
     found = _load(trait)
@@ -49,10 +50,11 @@ def show(trait: TraitArgument, as_json: JsonOption = False) -> None:
     say(f"{found.name}: {found.description}")
     if found.facets:
         print_table("Facets", ("facet", "how to recognise it"), found.facets.items())
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (name, len(texts.contrasts), *(len(texts.questions.get(split, ())) for split in SPLITS))
         for name, texts in found.strategies.items()
     ]
+    rows.append((f"{COMMON} (no strategy)", "-", *(len(found.common.get(split, ())) or "-" for split in SPLITS)))
     print_table("Texts", ("strategy", ">contrasts", *(f">{split}" for split in SPLITS)), rows)
     for name, texts in found.strategies.items():
         first = texts.contrasts[0]
@@ -61,7 +63,7 @@ def show(trait: TraitArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def check(trait: TraitArgument, as_json: JsonOption = False) -> None:
-    """Look for what would spoil a study with this trait; ends with 1 if there are errors."""
+    """Look for what would spoil a study with this trait, common questions included; ends with 1 if there are errors."""
     from dataclasses import asdict
 
     from traitline.traits.check import check_trait

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Literal
 
 from traitline.traits.similarity import near_pairs, normalised, words
-from traitline.traits.strategies import STRATEGIES
+from traitline.traits.strategies import COMMON, STRATEGIES, strategy
 from traitline.traits.trait import SPLITS, Contrast, Question, Split, Trait
 
 Level = Literal["error", "warning"]
@@ -33,6 +33,8 @@ NEEDED: dict[Split, tuple[Level, str]] = {
     "tune": ("warning", "layers and doses cannot be chosen on questions of their own"),
     "evaluate": ("error", "nothing can be reported"),
 }
+COMBINED = "studies with 'combined' cannot use the trait"
+NEEDED_COMMON: dict[Split, tuple[Level, str]] = {"tune": NEEDED["tune"], "evaluate": ("warning", COMBINED)}
 
 _PLACEHOLDERS = (
     re.compile(r"\b(?:TODO|FIXME|TBD|X{3,})\b"),
@@ -101,17 +103,34 @@ def _missing(trait: Trait) -> Iterator[Finding]:
         if len(texts.contrasts) != CONTRASTS:
             yield Finding("warning", f"{name}-contrasts", f"there are {len(texts.contrasts)}; {CONTRASTS} are recommended")
         for split in SPLITS:
-            count = len(texts.questions.get(split, ()))
-            if count == 0:
-                level, consequence = NEEDED[split]
-                yield Finding(level, f"{name}-{split}", f"there are no questions, so {consequence}")
-            elif count != QUESTIONS[split]:
-                message = f"the number of questions is {count}; {QUESTIONS[split]} are recommended"
-                yield Finding("warning", f"{name}-{split}", message)
+            yield from _too_few(name, split, len(texts.questions.get(split, ())), NEEDED)
+    yield from _missing_common(trait)
+
+
+def _missing_common(trait: Trait) -> Iterator[Finding]:
+    if not any(trait.common.values()):
+        yield Finding("warning", COMMON, f"there are no questions that belong to no strategy; {COMBINED}")
+        return
+    for split in NEEDED_COMMON:
+        yield from _too_few(COMMON, split, len(trait.common.get(split, ())), NEEDED_COMMON)
+    if trait.common.get("elicit"):
+        message = "these questions are never asked, since common ones elicit nothing; move them to tune or evaluate"
+        yield Finding("warning", f"{COMMON}-elicit", message)
+
+
+def _too_few(name: str, split: Split, count: int, needed: dict[Split, tuple[Level, str]]) -> Iterator[Finding]:
+    if count == 0:
+        level, consequence = needed[split]
+        yield Finding(level, f"{name}-{split}", f"there are no questions, so {consequence}")
+    elif count != QUESTIONS[split]:
+        message = f"the number of questions is {count}; {QUESTIONS[split]} are recommended"
+        yield Finding("warning", f"{name}-{split}", message)
 
 
 def _rubrics(trait: Trait) -> Iterator[Finding]:
     used = {STRATEGIES[name].style for name in trait.strategies if name in STRATEGIES}
+    if any(trait.common.values()):
+        used.add(strategy(COMMON).style)
     for style in ("continuation", "chat"):
         where = f"rubrics.{style}"
         rubric = trait.rubrics.get(style)
@@ -147,6 +166,7 @@ def _is_tag(match: str, text: str) -> bool:
 def _texts(trait: Trait) -> Iterator[tuple[str, str]]:
     """Yield every text of a trait with where it stands."""
     yield "description", trait.description
+    yield "task", trait.task
     yield from ((f"rubrics.{style}", rubric) for style, rubric in trait.rubrics.items())
     yield from ((f"facets.{name}", facet) for name, facet in trait.facets.items())
     for name, texts in trait.strategies.items():
@@ -157,7 +177,7 @@ def _texts(trait: Trait) -> Iterator[tuple[str, str]]:
 
 
 def _asked(trait: Trait) -> Iterator[tuple[str, Split, Question]]:
-    for name in trait.strategies:
+    for name in dict.fromkeys((*trait.strategies, COMMON)):
         for split in SPLITS:
             yield from ((name, split, question) for question in trait.questions(name, split))
 
@@ -165,9 +185,9 @@ def _asked(trait: Trait) -> Iterator[tuple[str, Split, Question]]:
 def _questions(trait: Trait) -> Iterator[Finding]:
     asked = list(_asked(trait))
     for i, j, alike in near_pairs([question.text for _, _, question in asked], NEAR):
-        (strategy, split, first), (other_strategy, other_split, second) = asked[i], asked[j]
+        (name, split, first), (other_name, other_split, second) = asked[i], asked[j]
         same = normalised(first.text) == normalised(second.text)
-        spoils = same and (strategy == other_strategy or split != other_split)
+        spoils = same and (name == other_name or split != other_split)
         how = "the same question as" if same else f"nearly the same question ({alike:.2f} alike) as"
         message = f"{how} {second.id}: {_shown(first.text)} and {_shown(second.text)}; replace one"
         yield Finding("error" if spoils else "warning", first.id, message)
