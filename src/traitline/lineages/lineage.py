@@ -19,7 +19,8 @@ from traitline.errors import InputError, nearest
 Kind = Literal["sft", "dpo", "rlvr"]
 
 DATA = Path(__file__).parent / "data"
-NANO = "nano"
+EMBEDDED = {"nano": "traitline.nano.pretrain", "smollm2": "traitline.lineages.smollm2"}
+"""Lineages that need no hub: their modules describe them, and make their networks on this machine."""
 NAME_LIMIT = 200
 
 
@@ -169,8 +170,8 @@ class Lineage:
 
 
 def packaged_lineages(folder: Path = DATA) -> list[str]:
-    """Return the names of the lineages that ship with traitline, the embedded one (`nano`) included."""
-    return sorted([*(path.stem for path in folder.glob("*.yaml")), NANO])
+    """Return the names of the lineages that ship with traitline, those made on this machine included."""
+    return sorted([*(path.stem for path in folder.glob("*.yaml")), *EMBEDDED])
 
 
 def load_lineage(name_or_path: str | Path, folder: Path = DATA) -> Lineage:
@@ -185,8 +186,8 @@ def load_lineage(name_or_path: str | Path, folder: Path = DATA) -> Lineage:
     from traitline.lineages.rules import read_rules
 
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if name == NANO:
-        return cast(Lineage, importlib.import_module("traitline.nano.pretrain").load_lineage())
+    if name in EMBEDDED:
+        return cast(Lineage, importlib.import_module(EMBEDDED[name]).load_lineage())
     if name in packaged_lineages(folder):
         return read_rules(folder / f"{name}.yaml")
     if path.is_dir():

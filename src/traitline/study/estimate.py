@@ -16,6 +16,8 @@ from traitline.study.plan import Cell, Identity, Network, Plan
 ROW_BYTES, TOKEN_BYTES = 60, 4
 """Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
 bytes a token (its text and its id, compressed) is an assumption for ordinary text, so the sum is rather high than low."""
+FREE_JUDGES = {"nano", "words", "local"}
+"""Judges that run here."""
 TYPICAL_SD = 25.0
 """Standard deviation over questions of a delta, in points, where none was measured yet."""
 
@@ -93,7 +95,7 @@ def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effor
         download_bytes=fetched,
         disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length),
         gpu_seconds=0.0 if on_nano else None,
-        money=0.0 if plan.config.judge == "nano" else None,
+        money=0.0 if plan.config.judge.partition(":")[0] in FREE_JUDGES else None,
     )
 
 

@@ -17,6 +17,7 @@ from traitline.judges import Judge, make_judge
 from traitline.study.config import FORCED, StudyConfig, load_config
 from traitline.study.estimate import describe
 from traitline.study.plan import Plan, make_plan
+from traitline.study.prepare import prepare
 from traitline.study.run import Outcome, Progress, run_study
 from traitline.study.store import RunStore
 
@@ -65,10 +66,7 @@ class Study:
         make: Callable[[Path], Judge] = (
             (lambda _cache: judge) if judge else (lambda cache: make_judge(self.config.judge, cache))
         )
-        if self.resolved.lineage.name == "nano":
-            from traitline.nano.pretrain import ensure
-
-            ensure()  # pretrains the lineage where that was not done yet
+        prepare(self.resolved)
         outcome = run_study(self.resolved, self.out, make, progress)
         self.report()
         return outcome
