@@ -1,8 +1,8 @@
 """A judge that counts words: no model, no network, no cost, and no understanding.
 
-Knows four traits by lists of words (`data/words.yaml`) and coherence by how a text is spelt and how much it repeats. Good enough
-to see on a laptop that a vector moves what a model writes; not good enough to say what it moves: "nobody was hurt" counts as
-harm. Results say `words` in their judge column. A judge that reads is `openai:<model>` or `local:<model>`.
+Knows four traits by lists of words (`data/words.yaml`) and coherence by how a text is spelt and how much it repeats. Good
+enough to see on a laptop that a vector moves what a model writes; not good enough to say what it moves: "nobody was hurt" counts
+as harm. Results say `words` in their judge column. A judge that reads is `openai:<model>` or `local:<model>`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -56,7 +57,8 @@ class WordsJudge:
         lists = _lists()
         if trait.name not in lists:
             raise InputError(
-                f"the judge 'words' has lists for {', '.join(lists)}, not for {trait.name!r}; use openai:<model> or local:<model>"
+                f"the judge 'words' has lists for {', '.join(lists)}, not for {trait.name!r}; use openai:<model> or "
+                "local:<model>"
             )
         return [_score(*lists[trait.name], answer) for answer in answers]
 
@@ -87,7 +89,7 @@ def _coherence(answer: str, words: list[str]) -> float:
     if not pieces:
         return 0.0
     spelt = sum(_WORD.fullmatch(piece.strip(".,;:!?\"'()“”‘’—–-…*")) is not None for piece in pieces) / len(pieces)
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     distinct = len(set(pairs)) / len(pairs) if pairs else 1.0
     return 100 * spelt * distinct
 

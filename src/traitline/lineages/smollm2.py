@@ -37,7 +37,7 @@ def load_lineage() -> Lineage:
     source = str(model_folder() / NAME)
     return Lineage(
         name="smollm2",
-        description=f"{NAME} (Apache-2.0) as the package {PACKAGE} carries it: one network, prompted plainly and as a chat model.",
+        description=f"{NAME} (Apache-2.0) from the package {PACKAGE}: one network, prompted plainly and as a chat model.",
         checkpoints=(Checkpoint("plain", TOKENS, "instruct", source, None),),
         descendants=(Descendant("chat", "dpo", source, None, chat=True),),
     )
