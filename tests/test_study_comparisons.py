@@ -22,6 +22,7 @@ from traitline.study.store import RunStore, read_rows
 from traitline.traits import Trait
 
 STAGES = ("tuned", "polished")
+KINDS = (("tuned", "sft"), ("polished", "dpo"))
 
 
 class FacetJudge(CountingJudge):
@@ -41,7 +42,7 @@ def make_full_study(folder: Path, **changes: Any) -> Path:
     for i, name in enumerate(STAGES):
         tiny_network("llama", seed=10 + i).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
-    notes = [{"name": name, "kind": kind, "path": f"../{name}", "chat": False} for name, kind in zip(STAGES, ("sft", "dpo"))]
+    notes = [{"name": name, "kind": kind, "path": f"../{name}", "chat": False} for name, kind in KINDS]
     (folder / "lineage" / "lineage.yaml").write_text(yaml.safe_dump({"descendants": notes}))
     trait = yaml.safe_load(make_trait(folder, "even").read_text())
     texts = trait["strategies"]["character"]

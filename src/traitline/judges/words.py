@@ -1,8 +1,8 @@
 """A judge that counts words: no model, no network, no cost, and no understanding.
 
 Knows four traits by lists of words (`data/words.yaml`) and coherence by how a text is spelt and how much it repeats. Good
-enough to see on a laptop that a vector moves what a model writes; not good enough to say what it moves: "nobody was hurt" counts
-as harm. Results say `words` in their judge column. A judge that reads is `openai:<model>` or `local:<model>`.
+enough to see on a laptop that a vector moves what a model writes; not good enough to say what it moves: "nobody was hurt"
+counts as harm. Results say `words` in their judge column. A judge that reads is `openai:<model>` or `local:<model>`.
 """
 
 from __future__ import annotations

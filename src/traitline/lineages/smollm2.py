@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from traitline.errors import InputError
 
@@ -84,8 +84,8 @@ def _convert(file: Path, target: Path) -> dict[str, object]:
 
     from traitline.nano.pretrain import save_model
 
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    network = AutoModelForCausalLM.from_pretrained(
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    network: Any = AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
     save_model(target, network, tokenizer)
