@@ -18,10 +18,9 @@ app = typer.Typer(name="lineages", help="See whose training history can be trace
 def list_(as_json: JsonOption = False) -> None:
     """List the packaged lineages."""
     from traitline.lineages import load_lineage, packaged_lineages
-    from traitline.lineages.lineage import NANO
 
     # the embedded one is described here, for its own room waits for torch
-    found = {name: EMBEDDED if name == NANO else load_lineage(name).description for name in packaged_lineages()}
+    found = {name: EMBEDDED if name == "nano" else load_lineage(name).description for name in packaged_lineages()}
     if as_json:
         print_json({"lineages": [{"name": name, "description": text} for name, text in found.items()]})
         return
