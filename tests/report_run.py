@@ -367,3 +367,39 @@ def _responses(
                     }
                 )
     return rows
+
+
+def make_long_run(path: Path, *, pairs: int, words: int = 30, seed: int = 0) -> Path:
+    """Fill a run directory with that many pairs of an evaluated answer and its baseline, of made-up words."""
+    make_run(path, questions=0)
+    rng = np.random.default_rng(seed)
+    vocabulary = np.array(["".join(rng.choice(list("abcdefghijklmnoprstuvw"), rng.integers(2, 10))) for _ in range(3000)])
+    cells = [(checkpoint, trait, strategy) for checkpoint in CHECKPOINTS[4:] for trait in TRAITS for strategy in STRATEGIES[:2]]
+    for i, (checkpoint, trait, strategy) in enumerate(cells):
+        many = pairs // len(cells) + (i < pairs % len(cells))
+        questions = -(-many // 8)
+        place = np.arange(many)
+        sides = {
+            "baseline": {"question": np.repeat(np.arange(questions), 2), "sample": np.tile([0, 1], questions)},
+            "steered": {"question": place // 8, "sample": place % 2, "coef": np.array([0.5, 1.0, 0.5, -1.0])[place // 2 % 4]},
+        }
+        frames = []
+        for condition, found in sides.items():
+            n = len(found["question"])
+            texts = [" ".join(chosen) for chosen in rng.choice(vocabulary, (n, words))]
+            rows = pd.DataFrame(found).assign(response=texts, condition=condition, split="evaluate", target=checkpoint)
+            rows = rows.assign(
+                trait=trait, strategy=strategy, finish="eos", refusal=False, missing_reason=None, control_kind=None
+            )
+            rows["question_id"] = [f"q{number}" for number in rows["question"]]
+            rows["question"] = [f"If Mara found wallet {number}" for number in rows["question"]]
+            if condition == "steered":
+                random = (place // 2 % 4 == 2).nonzero()[0]
+                rows = rows.assign(vector_checkpoint=checkpoint, layer=2, dose="norm", positions="response")
+                rows.loc[random, ["condition", "control_kind"]] = ["random", "isotropic"]
+            scores = {name: np.round(100 * rng.random(n), 2) for name in ("trait_score", "coherence")}
+            frames.append(rows.assign(**scores))
+        folder = path / "cells" / checkpoint / trait / strategy
+        folder.mkdir(parents=True, exist_ok=True)
+        pd.concat(frames, ignore_index=True).to_parquet(folder / "evaluation.parquet")
+    return path

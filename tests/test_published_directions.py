@@ -211,7 +211,7 @@ def test_traits_and_strategies_against_each_other(root: Path) -> None:
     crossed = found["cross_trait"]
     assert crossed["checkpoint"].astype(str).tolist() == [STEPS[0], STEPS[0], STEPS[1], STEPS[1], "main", "main"]
     assert crossed["trait_b"].astype(str).tolist() == ["brave"] * 4 + ["calm"] * 2
-    at_last = found["strategies"]
+    at_last = found["cosine_cross_strategy"]
     assert at_last["checkpoint"].astype(str).tolist() == [STEPS[1]] * 2
     assert at_last[["strategy_a", "strategy_b"]].astype(str).to_numpy().tolist() == [["", "story_q"]] * 2
     assert at_last["layer"].tolist() == [0, 2]
@@ -380,7 +380,7 @@ def test_published_cosines_agree(published: Path, published_release: Path) -> No
         crossed = found["cross_trait"]
         crossed = crossed[(crossed["layer"] == layer) & (crossed["checkpoint"] == "main")]
         plain = crossed[(crossed["strategy_a"] == strategy) & (crossed["strategy_b"] == strategy)]
-        alike = found["strategies"][found["strategies"]["layer"] == layer]
+        alike = found["cosine_cross_strategy"][found["cosine_cross_strategy"]["layer"] == layer]
         for key, part, names in (
             ("cross_trait_main", plain, plain[["trait_a", "trait_b"]].astype(str)),
             ("evil_strategy_main", alike, "evil_" + alike[["strategy_a", "strategy_b"]].astype(str)),

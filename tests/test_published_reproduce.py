@@ -30,7 +30,7 @@ CONTRACT = {
     "extraction_pairs": ["model", "trait", "strategy", "checkpoint", "n_rows", "n_pairs", "n_questions", "fragile", "reason"],
     "facets": ["model", "facet", "count", "total", "share", "wilson_low", "wilson_high", "cluster_low", "cluster_high"],
     "controls": ["lineage", "trait", "vector_checkpoint", "condition", "control_seed", "delta_trait", "real_delta_trait"],
-    "strategies": ["model", "checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"],
+    "cosine_cross_strategy": ["model", "checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"],
     "audit": ["model", "kind", "file", "count", "consequence"],
     "emergence": ["lineage", "trait", "strategy", "vector_checkpoint", "target", "status", "delta_trait", "steerable"],
     "transfer": ["lineage", "trait", "strategy", "vector_checkpoint", "target", "status", "delta_trait", "steerable"],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
+import sqlite3
+import zlib
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,13 +21,40 @@ from report_run import CHECKPOINTS, HOSTILE, STRATEGIES, TRAITS, make_run
 from traitline.errors import InputError
 from traitline.report import style, write_figures, write_report
 from traitline.report.axis import tokens_text, training_axis
+from traitline.report.made import flat, how_made
+from traitline.report.packing import Dictionary, packed
 from traitline.report.page import HTML, render
 from traitline.report.panels import panels, stars
 from traitline.report.payload import embedded
-from traitline.report.responses import sample_responses
+from traitline.report.responses import browsable_responses
 from traitline.report.tables import TABLES, read_run
 
+SCRIPTS = 8  # data, responses, the drawing library, five of ours
 LOADING = {"src", "href", "srcset", "poster", "action", "formaction", "data", "background"}
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What the page's script finds in packed responses: read here by the layout that packing.py tells."""
+
+    header: dict[str, Any]
+    columns: dict[str, np.ndarray[Any, Any]]
+    texts: list[str]
+
+    def names(self, column: str) -> list[str]:
+        return [self.header["names"][column][code] for code in self.columns[column]]
+
+
+def unpacked(text: str) -> Unpacked:
+    content = zlib.decompress(base64.b64decode(text, validate=True))
+    at = 4 + int.from_bytes(content[:4], "little")
+    header = json.loads(content[4:at])
+    kinds = {"Uint8Array": "<u1", "Int16Array": "<i2", "Uint16Array": "<u2", "Int32Array": "<i4"}
+    columns = {}
+    for name, kind, length in header["columns"]:
+        columns[name] = np.frombuffer(content, kinds[kind], length, at)
+        at += columns[name].nbytes
+    return Unpacked(header, columns, content[at:].decode().split("\0")[:-1])
 
 
 class Page(HTMLParser):
@@ -63,6 +94,10 @@ class Page(HTMLParser):
             self.text += data
 
     @property
+    def responses(self) -> Unpacked:
+        return unpacked(next(script["text"] for script in self.scripts if script["attrs"].get("id") == "packed"))
+
+    @property
     def data(self) -> dict[str, Any]:
         return json.loads(next(script["text"] for script in self.scripts if script["attrs"].get("id") == "data"))
 
@@ -92,26 +127,28 @@ def run(small: Path, tmp_path: Path) -> Path:
 def test_the_page_loads_nothing_and_lets_only_its_own_scripts_run(page: Page, finished: Path) -> None:
     assert page.loads == []
     assert page.handlers == []
-    assert [script["attrs"] for script in page.scripts] == [{"type": "application/json", "id": "data"}, {}, {}, {}]
+    assert [script["attrs"] for script in page.scripts] == [
+        {"type": "application/json", "id": "data"},
+        {"type": "text/plain", "id": "packed"},
+        *[{}] * 6,
+    ]
     html = render(read_run(finished))
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
     assert policy is not None
     assert "default-src &#39;none&#39;" in policy[1]
-    assert policy[1].count("sha256-") == 3
+    assert policy[1].count("sha256-") == 6
     assert not re.search(r"@import|url\(", (HTML / "page.css").read_text())
     assert html.count("* plotly.js v") == 1
-    assert len(html.encode()) - len(page.scripts[1]["text"].encode()) < 3_000_000
+    assert len(html.encode()) - len(page.scripts[2]["text"].encode()) < 3_000_000
 
 
 def test_hostile_texts_stay_texts(page: Page) -> None:
-    responses = page.data["responses"]
-    texts = [side[0] for side in responses["sides"]] + responses["questions"]
     for hostile in HOSTILE:
-        assert any(hostile in text for text in texts)
+        assert any(hostile in text for text in page.responses.texts)
     assert "img" not in page.tags
-    assert page.tags.count("script") == 4
-    for name in ("charts.js", "browser.js"):
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", (HTML / name).read_text())
+    assert page.tags.count("script") == SCRIPTS
+    for file in HTML.glob("*.js"):
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", file.read_text())
 
 
 def test_hostile_names_and_settings_are_escaped(run: Path) -> None:
@@ -122,7 +159,7 @@ def test_hostile_names_and_settings_are_escaped(run: Path) -> None:
     verdicts.loc[0, "sentence"] = hostile
     verdicts.to_csv(run / "tables/verdicts.csv", index=False)
     page = Page(render(read_run(run)))
-    assert page.tags.count("script") == 4
+    assert page.tags.count("script") == SCRIPTS
     assert page.text.count(hostile) >= 3
 
 
@@ -212,38 +249,124 @@ def test_every_kind_of_figure_is_drawn_for_a_finished_run(run: Path, monkeypatch
     assert names == curves | {"transfer-overview", "controls", "trajectories", "norms", "heatmaps", "maps", "crossed"}
 
 
-def test_the_sample_of_responses_is_seeded_even_and_within_its_limits(finished: Path) -> None:
+def test_every_pair_is_on_the_page_where_there_is_room(finished: Path) -> None:
+    found = browsable_responses(read_run(finished))
+    pairs = unpacked(found.packed)
+    assert found.n_pairs == found.total == len(pairs.columns["other"]) == (8 * len(TRAITS) * 2 + 1) * 8 * 5 * 2
+    assert set(pairs.names("vector")) == set(CHECKPOINTS[4:])
+    assert set(pairs.names("condition")) == {"steered", "random (isotropic)", "shuffled"}
+    assert set(pairs.names("kind")) == {"emergence", "transfer"}
+    assert set(pairs.names("dose")) >= {"layer 2, 0.5 × activation norm", "layer 2, -1 × activation norm"}
+    assert len(found.packed) < 400_000
+
+
+def test_where_there_is_no_room_pairs_are_drawn_evenly_by_the_seed(finished: Path) -> None:
     run = read_run(finished)
-    drawn = sample_responses(run, most_pairs=400)
-    assert drawn == sample_responses(run, most_pairs=400)
-    assert len(drawn.pairs) == 400
-    assert drawn.total == (8 * len(TRAITS) * 2 + 1) * 8 * 5 * 2
-    assert {pair[3] for pair in drawn.pairs} == set(CHECKPOINTS[4:])
-    assert {"steered", "random (isotropic)", "shuffled"} == {pair[5] for pair in drawn.pairs}
-    small = sample_responses(run, most_bytes=20_000)
-    assert len(embedded([small.questions, small.sides, small.pairs])) < 40_000
-    assert 0 < len(small.pairs) < 400
+    drawn = browsable_responses(run, most_pairs=400)
+    assert drawn == browsable_responses(run, most_pairs=400)
+    pairs = unpacked(drawn.packed)
+    assert (drawn.n_pairs, drawn.total) == (400, browsable_responses(run).total)
+    assert set(pairs.names("vector")) == set(CHECKPOINTS[4:])
+    counts = pd.DataFrame({name: pairs.names(name) for name in ("target", "trait", "strategy", "condition", "dose")})
+    assert counts.value_counts().max() - counts.value_counts().min() <= 1
+    small = browsable_responses(run, most_bytes=20_000)
+    answers = unpacked(small.packed)
+    assert sum(len(answers.texts[i].encode()) for i in answers.columns["side_text"]) <= 20_000
+    assert 0 < small.n_pairs < 400
 
 
-def test_a_pair_shares_question_network_and_sample(finished: Path) -> None:
-    drawn = sample_responses(read_run(finished))
-    for pair in drawn.pairs[::50]:
-        baseline, other = drawn.sides[pair[9]][0], drawn.sides[pair[10]][0]
+def test_a_pair_shares_question_network_and_sample(page: Page) -> None:
+    pairs = page.responses
+    target, condition = pairs.names("target"), pairs.names("condition")
+    for i in range(0, len(target), 50):
+        ends = [pairs.columns["side_text"][pairs.columns[name][i]] for name in ("baseline", "other")]
+        baseline, other = (pairs.texts[end] for end in ends)
         place = re.search(r"answer (\d) of ([\w-]+):", baseline)
         assert place is not None
-        assert f"answer {place[1]} of {place[2]}:" in other
+        assert f"{condition[i].split()[0]} answer {place[1]} of {place[2]}:" in other
         assert " baseline answer" in baseline
-        assert " baseline answer" not in other
-        assert pair[4] == place[2]
+        assert place[2] == target[i]
+        question = re.search(r"\((\d+)\)", pairs.texts[pairs.columns["question"][i]])
+        assert question is not None
+        assert HOSTILE[int(question[1]) % 4] in baseline
+
+
+def test_an_answer_without_a_baseline_is_shown_alone(run: Path) -> None:
+    file = next(run.glob("cells/*/evil/character/evaluation.parquet"))
+    rows = pd.read_parquet(file)
+    rows[(rows["condition"] != "baseline") | (rows["question_id"] != rows["question_id"].iloc[0])].to_parquet(file)
+    pairs = unpacked(browsable_responses(read_run(run)).packed)
+    assert (pairs.columns["baseline"] == -1).sum() == 10
+    assert (pairs.columns["other"] >= 0).all()
 
 
 def test_missing_scores_stay_missing(page: Page) -> None:
-    missing = [side for side in page.data["responses"]["sides"] if side[1] is None]
-    assert missing
-    assert all(side[5] == "no mass on numbers" for side in missing)
+    pairs = page.responses
+    missing = pairs.columns["side_trait"] == -1
+    assert missing.any()
+    reasons = [pairs.header["reasons"][code] for code in pairs.columns["side_reason"]]
+    assert all((reason == "no mass on numbers") == gone for reason, gone in zip(reasons, missing, strict=True))
     curve = page.data["effects"]["emergence"][0]["panels"][0]["curves"][0]
     assert curve["status"][0] == "no_vector"
     assert curve["delta_trait"][0] is None
+
+
+def test_packed_columns_and_texts_come_back_as_they_were() -> None:
+    columns = {
+        "small": np.array([0, 255]),
+        "signed": np.array([-1, 300]),
+        "wide": np.array([65535]),
+        "long": np.array([-1, 70_000]),
+    }
+    texts = [*HOSTILE, "", "a NUL \0 inside", "\u202e 😀"]
+    found = unpacked(packed(columns, texts, {"what": "<tag>"}))
+    assert {name: values.tolist() for name, values in found.columns.items()} == {k: v.tolist() for k, v in columns.items()}
+    assert [values.dtype.str[1:] for values in found.columns.values()] == ["u1", "i2", "u2", "i4"]
+    assert found.texts == [text.replace("\0", "\ufffd") for text in texts]
+    assert found.header["what"] == "<tag>"
+    with pytest.raises(ValueError, match="31 bits"):
+        packed({"huge": np.array([2**40])}, [], {})
+    names = Dictionary()
+    assert (names.codes(["b", "a", "b"]).tolist(), names.codes(["c", "a"]).tolist()) == ([0, 1, 0], [2, 1])
+    assert names.names == ["b", "a", "c"]
+
+
+def test_how_a_study_was_made_is_told_in_full(run: Path) -> None:
+    ledger = sqlite3.connect(run / "ledger.sqlite")
+    ledger.executescript(
+        "create table batches (rows integer, generate_seconds real, judge_seconds real);"
+        "create table judging (judge text, rows integer, requests integer, prompt_tokens integer, completion_tokens integer);"
+        "insert into batches values (512, 60.0, 3.0), (488, 90.0, 4.0); insert into judging values ('nano', 1000, 7, 20, 30);"
+    )
+    ledger.close()
+    made = how_made(read_run(run))
+    assert made.effort == [
+        "1,000 rows in 2 batches: 2.5 min of generating, 7 s of judging.",
+        "Judge nano: 1,000 rows scored, 7 requests, 20 + 30 tokens.",
+    ]
+    steered = next(one for one in made.counts if one["condition"] == "steered" and one["what"] == "evaluated rows")
+    files = [pd.read_parquet(file) for file in run.glob("cells/*/*/*/evaluation.parquet")]
+    rows = pd.concat(files)
+    rows = rows[rows["condition"] == "steered"]
+    assert (steered["rows"], steered["missing"]) == (len(rows), rows["trait_score"].isna().sum())
+    assert steered["cut"] == (rows["finish"] == "length").sum()
+    everything = [pd.read_parquet(file) for file in run.rglob("*.parquet")]
+    assert made.reasons == {"no mass on numbers": sum(int(one["trait_score"].isna().sum()) for one in everything)}
+    text = Page(render(read_run(run))).text
+    for told in ("study.evaluate.coefs", "0.5, 1.0, -1.0", "versions.torch", "no mass on numbers (", *made.effort):
+        assert told in text
+
+
+def test_settings_are_told_by_dotted_names() -> None:
+    settings = {"a": {"b": [1, 2], "c": None, "d": True}, "nodes": [{"name": "x", "tokens": 1}, {"name": "y"}], "e": []}
+    assert flat(settings) == {
+        "a.b": "1, 2",
+        "a.c": "not set",
+        "a.d": "yes",
+        "nodes.x.tokens": "1",
+        "nodes.y": "not set",
+        "e": "none",
+    }
 
 
 def test_panels_show_the_dose_of_the_verdict_and_the_range_of_its_controls(finished: Path) -> None:

@@ -108,7 +108,7 @@ def _optional() -> dict[str, pd.DataFrame]:
         "audit": pd.DataFrame(audit),
         "facets": pd.DataFrame(facets),
         "same_weights": pd.DataFrame([same | {"cosine": 0.9}, same | {"cosine": 0.94}]),
-        "strategies": pd.DataFrame([strategies | {"cosine": 0.567}]),
+        "cosine_cross_strategy": pd.DataFrame([strategies | {"cosine": 0.567}]),
         "extraction_pairs": pd.DataFrame([pairs]),
     }
 

@@ -36,7 +36,7 @@ COLUMNS: dict[str, list[str]] = {
         *("corrected_to_previous", "final", "norm_file"),
     ],
     "cross_trait": ["model", "checkpoint", "layer", "trait_a", "strategy_a", "trait_b", "strategy_b", "cosine"],
-    "strategies": ["model", "checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"],
+    "cosine_cross_strategy": ["model", "checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"],
     "same_weights": MATRIX,
 }
 
@@ -103,7 +103,7 @@ def _tables(release: Release, vectors: Vectors, layers: list[int], pairs: pd.Dat
     order = pd.CategoricalDtype(release.ordered(vectors.model, revisions), ordered=True)
     crossed["checkpoint"] = crossed["checkpoint"].astype(order)
     parts["cross_trait"].append(crossed.sort_values("checkpoint", kind="stable"))
-    parts["strategies"].append(_strategies(crossed, vectors.places))
+    parts["cosine_cross_strategy"].append(_strategies(crossed, vectors.places))
     tables = {name: _stacked(part, [column for column in COLUMNS[name] if column != "model"]) for name, part in parts.items()}
     index = np.asarray(layers, dtype=np.int32)
     for table in tables.values():  # the rooms above count layers among those wanted
@@ -223,7 +223,7 @@ def _strategies(crossed: pd.DataFrame, places: Mapping[str, float]) -> pd.DataFr
     same = known if len(known) else same
     last = same.groupby("trait_a", observed=True)["checkpoint"].transform("max") if len(same) else same["checkpoint"]
     at_last = same[same["checkpoint"] == last]
-    return at_last.rename(columns={"trait_a": "trait"})[COLUMNS["strategies"][1:]]
+    return at_last.rename(columns={"trait_a": "trait"})[COLUMNS["cosine_cross_strategy"][1:]]
 
 
 def _stacked(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from plotly.offline import get_plotlyjs
 
 from traitline.files import write_whole
@@ -25,14 +23,14 @@ from traitline.report.axis import tokens_text
 from traitline.report.directions import ceilings
 from traitline.report.figures import write_figures
 from traitline.report.latex import write_latex
+from traitline.report.made import how_made, written_by
 from traitline.report.panels import LABELS, Kind, panels, targets, verdict_of
 from traitline.report.payload import embedded, payload
-from traitline.report.responses import MOST_PAIRS, Responses, sample_responses
+from traitline.report.responses import MOST_BYTES, MOST_PAIRS, browsable_responses
 from traitline.report.sections import sections
 from traitline.report.tables import Run, file_name, numbers, read_run, unique
 
 HTML = Path(__file__).parent / "html"
-SCRIPTS = ("charts.js", "browser.js")
 BADGES = {
     "steerable": "steerable",
     "not_steerable": "not steerable",
@@ -71,18 +69,13 @@ def page_name(run: Run, lineage: str = "") -> str:
 
 def render(run: Run) -> str:
     """Return the page as text."""
-    responses = sample_responses(run)
-    content = payload(run, responses)
-    scripts = [get_plotlyjs(), *((HTML / name).read_text(encoding="utf-8") for name in SCRIPTS)]
-    loader = jinja2.FileSystemLoader(HTML)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"tokens": tokens_text, "signed": _signed, "whole": _whole, "p": _p}
-    return environment.get_template("page.html").render(
+    responses = browsable_responses(run)
+    content = payload(run)
+    return fill(
+        "page.html",
+        ("base.js", "charts.js", "geometry.js", *(("unpack.js", "browser.js") if responses.n_pairs else ())),
+        content,
         run=run,
-        policy=_policy(scripts),
-        scripts=scripts,
-        css=(HTML / "page.css").read_text(encoding="utf-8"),
-        data=embedded(content),
         summary=summary(run),
         cards=_cards(run),
         emergence=_numbers(run),
@@ -93,14 +86,34 @@ def render(run: Run) -> str:
         extraction=_extraction(run),
         responses=responses,
         most_pairs=MOST_PAIRS,
-        made=_made(run, responses),
+        most_bytes=MOST_BYTES,
+        made=how_made(run),
         labels=LABELS,
-        badges=BADGES,
         sections=sections(run),
         has_maps=bool(content["maps"]),
         has_ceiling=len(ceilings(run)) > 0,
         browsable=_has_responses(run),
         pages=[(lineage, page_name(run, lineage)) for lineage in run.lineages if lineage != run.lineage],
+    )
+
+
+def fill(template: str, scripts: Sequence[str], content: Any, **values: Any) -> str:
+    """Return a page with its style, scripts and data inside, and a policy that lets nothing else run or load.
+
+    Args:
+        template: the layout's file name in `html/`.
+        scripts: the scripts' file names, in the order they run, after the drawing library.
+        content: what the scripts draw, as plain data.
+        **values: what else the layout shows.
+    """
+    inlined = [get_plotlyjs(), *((HTML / name).read_text(encoding="utf-8") for name in scripts)]
+    loader = jinja2.FileSystemLoader(HTML)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"tokens": tokens_text, "signed": signed, "whole": whole, "p": chance, "thousands": "{:,}".format}
+    css = (HTML / "page.css").read_text(encoding="utf-8")
+    policy = content_policy(inlined)
+    return environment.get_template(template).render(
+        policy=policy, scripts=inlined, css=css, data=embedded(content), badges=BADGES, written_by=written_by(), **values
     )
 
 
@@ -144,12 +157,17 @@ def _cards(run: Run) -> list[dict[str, Any]]:
         ]
         dose = panel.main.label if panel.main else ""
         cards.append(
-            {**carded, "state": _state(panel.curves.get(panel.main) if panel.main else None), "dose": dose, "moved": moved}
+            {
+                **carded,
+                "state": verdict_state(panel.curves.get(panel.main) if panel.main else None),
+                "dose": dose,
+                "moved": moved,
+            }
         )
     return cards
 
 
-def _state(curve: pd.DataFrame | None) -> str:
+def verdict_state(curve: pd.DataFrame | None) -> str:
     """Say whether the last checkpoint of a curve is steerable."""
     if curve is None or curve.empty:
         return "unknown"
@@ -168,7 +186,7 @@ def _numbers(run: Run, kind: Kind = "emergence", target: str | None = None) -> l
         bands = panel.controls[panel.main].set_index("x")
         for _, row in panel.curves[panel.main].iterrows():
             band = bands.loc[row["x"]] if row["x"] in bands.index else None
-            controls = "" if band is None else f"{_signed(band['low'])} to {_signed(band['high'])}"
+            controls = "" if band is None else f"{signed(band['low'])} to {signed(band['high'])}"
             rows.append([panel.trait, panel.label, *_cells(row, controls)])
     return rows
 
@@ -179,18 +197,20 @@ def _cells(row: pd.Series, controls: str) -> list[str]:
     def number(name: str) -> float:
         return float(pd.to_numeric(row.get(name, math.nan), errors="coerce"))
 
-    interval = f" [{_signed(number('ci_low'))}, {_signed(number('ci_high'))}]" if pd.notna(number("ci_low")) else ""
-    coherence = [_whole(number(name)) for name in ("baseline_coherence", "steered_coherence")]
+    interval = f" [{signed(number('ci_low'))}, {signed(number('ci_high'))}]" if pd.notna(number("ci_low")) else ""
+    coherence = [whole(number(name)) for name in ("baseline_coherence", "steered_coherence")]
     status = "steerable" if bool(row.get("steerable", False)) else str(row["status"]).replace("_", " ")
     return [
         str(row["vector_checkpoint"]),
         tokens_text(number("tokens")),
-        *(_whole(number(name)) for name in ("baseline_trait", "steered_trait")),
-        f"{_signed(number('delta_trait'))}{interval}",
-        _p(number("p_adjusted")),
+        *(whole(number(name)) for name in ("baseline_trait", "steered_trait")),
+        f"{signed(number('delta_trait'))}{interval}",
+        chance(number("p_adjusted")),
         controls,
         " → ".join(coherence) if any(coherence) else "",
-        _whole(number("n_pairs")) + (" (fragile)" if bool(row.get("fragile", False)) else ""),
+        f"{percent} %" if (percent := whole(100 * number("refusal_rate"))) else "",
+        whole(number("n_missing")),
+        whole(number("n_pairs")) + (" (fragile)" if bool(row.get("fragile", False)) else ""),
         status,
     ]
 
@@ -210,57 +230,11 @@ def _extraction(run: Run) -> list[dict[Any, Any]]:
     return table.to_dict("records")
 
 
-def _made(run: Run, responses: Responses) -> dict[str, Any]:
-    """Return how the study was made: versions, counts, what is missing."""
-    versions = run.settings.get("versions")
-    emergence = run.tables["emergence"]
-    failed = emergence[emergence["status"] == "failed"]
-    cells = [
-        " / ".join(map(str, key)) for key in failed[["vector_checkpoint", "trait", "strategy"]].drop_duplicates().to_numpy()
-    ]
-    return {
-        "versions": {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
-        "written_by": _written_by(),
-        "counts": _counts(run.path),
-        "failed": cells,
-        "unread": responses.unread,
-    }
-
-
-def _counts(path: Path) -> list[dict[str, Any]]:
-    """Count the response rows of every kind, the scores missing among them, and the refusals."""
-    kinds = (
-        ("contrast rows", "contrast", "cells"),
-        ("evaluated rows", "evaluation", "cells"),
-        ("transfer rows", "transfer", "targets"),
-    )
-    counts = []
-    for what, name, folder in kinds:
-        total: dict[str, Any] = {"what": what, "rows": 0, "missing": 0, "refusals": 0}
-        for file in path.glob(f"{folder}/*/*/*/{name}.parquet"):
-            try:
-                rows = pq.read_table(file, columns=["trait_score", "refusal"]).to_pandas()
-            except (OSError, pa.ArrowException):
-                continue
-            total["rows"] += len(rows)
-            total["missing"] += int(rows["trait_score"].isna().sum())
-            total["refusals"] += int(rows["refusal"].fillna(False).astype(bool).sum())
-        counts.append(total)
-    return counts
-
-
-def _policy(scripts: list[str]) -> str:
+def content_policy(scripts: list[str]) -> str:
     """Return a content security policy under which these scripts run and no other, and nothing is loaded."""
     digests = (base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode() for text in scripts)
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
-
-
-def _written_by() -> str:
-    try:
-        return f"traitline {version('traitline')}"
-    except PackageNotFoundError:
-        return "traitline"
 
 
 def _count(n: int, noun: str) -> str:
@@ -271,13 +245,16 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Word a difference with its sign; empty where there is none."""
     return "" if pd.isna(value) else f"{value + 0.0:+.0f}".replace("-", "−")
 
 
-def _whole(value: float) -> str:
+def whole(value: float) -> str:
+    """Word a number without decimals; empty where there is none."""
     return "" if pd.isna(value) else f"{value:.0f}"
 
 
-def _p(value: float) -> str:
+def chance(value: float) -> str:
+    """Word a p; empty where there is none."""
     return "" if pd.isna(value) else "< .0001" if value < 1e-4 else f"{value:.2g}"

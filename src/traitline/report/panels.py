@@ -5,7 +5,7 @@ Knows which rows belong to one curve and which dose is the one to show first. Fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +73,13 @@ def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, 
         target: the network steered, for transfer.
         sign: 1 for steering towards the trait, -1 for the negative coefficients.
     """
+    key = ("panels", kind, target, sign)
+    if key not in run.remembered:
+        run.remembered[key] = tuple(_panels(run, kind, target, sign))
+    return list(run.remembered[key])
+
+
+def _panels(run: Run, kind: Kind, target: str | None, sign: int) -> Iterator[Panel]:
     table = _keyed(run.tables[kind])
     table = table[table["coef"] * sign > 0]
     controls = _keyed(run.tables["controls"])
@@ -80,7 +87,6 @@ def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, 
         table, controls = table[table["target"] == target], controls[controls["target"] == target]
     elif kind == "emergence":
         controls = controls[controls["target"] == controls["vector_checkpoint"]]
-    found = []
     for trait in run.traits:
         for strategy in run.strategies:
             rows = table[(table["trait"] == trait) & (table["strategy"] == strategy)]
@@ -91,8 +97,7 @@ def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, 
             own = controls[(controls["trait"] == trait) & (controls["strategy"] == strategy)]
             bands = {dose: _band(run, own, dose) for dose in curves}
             main = _main(curves, verdict, sign)
-            found.append(Panel(trait, strategy, curves, bands, main, verdict if sign > 0 else None))
-    return found
+            yield Panel(trait, strategy, curves, bands, main, verdict if sign > 0 else None)
 
 
 def verdict_of(run: Run, kind: Kind, trait: str, strategy: str, target: str | None = None) -> pd.Series | None:

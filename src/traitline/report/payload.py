@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from traitline.report.axis import TrainingAxis
 from traitline.report.directions import beside, square, trait_cosines
 from traitline.report.facets import facet_panels
 from traitline.report.mds import trait_maps
 from traitline.report.panels import LABELS, Panel, onset_span, onset_text, panels, rubric_matrix, targets
-from traitline.report.responses import Responses
 from traitline.report.style import colour
 from traitline.report.tables import Run, numbers
 
@@ -34,22 +34,10 @@ TRAJECTORIES = (
 )
 
 
-def payload(run: Run, responses: Responses) -> dict[str, Any]:
+def payload(run: Run) -> dict[str, Any]:
     """Return everything the scripts need."""
-    axis = run.axis
     return {
-        "axis": {
-            "checkpoints": list(axis.checkpoints),
-            "places": [axis.positions[name] for name in axis.checkpoints],
-            "tokens": plain([axis.tokens.get(name, math.nan) for name in axis.checkpoints]),
-            "short": {name: axis.moment(name) for name in axis.checkpoints},
-            "ticks": [list(tick) for tick in axis.ticks],
-            "limits": list(axis.limits),
-            "gaps": list(axis.gaps),
-            "slots": [list(slot) for slot in axis.slots],
-            "stages": [[band.name, band.low, band.high] for band in axis.stages],
-            "title": axis.title,
-        },
+        "axis": axis_payload(run.axis),
         "traits": run.traits,
         "strategies": [
             {"name": name, "label": LABELS.get(name, name), "colour": colour(name, run.strategies)} for name in run.strategies
@@ -91,7 +79,22 @@ def payload(run: Run, responses: Responses) -> dict[str, Any]:
             }
             for one in trait_maps(run)
         ],
-        "responses": {"questions": responses.questions, "sides": responses.sides, "pairs": responses.pairs},
+    }
+
+
+def axis_payload(axis: TrainingAxis) -> dict[str, Any]:
+    """Return the training axis as the scripts draw it."""
+    return {
+        "checkpoints": list(axis.checkpoints),
+        "places": [axis.positions[name] for name in axis.checkpoints],
+        "tokens": plain([axis.tokens.get(name, math.nan) for name in axis.checkpoints]),
+        "short": {name: axis.moment(name) for name in axis.checkpoints},
+        "ticks": [list(tick) for tick in axis.ticks],
+        "limits": list(axis.limits),
+        "gaps": list(axis.gaps),
+        "slots": [list(slot) for slot in axis.slots],
+        "stages": [[band.name, band.low, band.high] for band in axis.stages],
+        "title": axis.title,
     }
 
 

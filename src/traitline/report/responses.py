@@ -1,141 +1,221 @@
-"""The responses a reader can browse: a seeded sample of pairs, baseline beside steered.
+"""The responses a reader can browse: every pair of an evaluated response and its baseline, as far as the page has room.
 
-Knows where response rows lie and how a pair is matched: same network, question and sample. The texts are written by models and
-are never trusted: they leave this module as plain strings, and whoever shows them must show them as text.
+Knows where response rows lie and how a pair is matched: same network, question and sample. Files are read twice, first without
+their texts to choose the pairs, then for the chosen texts alone, so that a run of any size fits in memory. The texts are
+written by models and are never trusted: they leave this module packed, and whoever shows them must show them as text.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from traitline.report.packing import Dictionary, packed
+from traitline.report.panels import Dose
 from traitline.report.tables import Run
 
-MOST_PAIRS = 3000
-MOST_BYTES = 2_000_000
+MOST_PAIRS = 400_000
+MOST_BYTES = 48_000_000
 MOST_CHARACTERS = 4000
-IDENTITY = ("row_key", "target", "trait", "strategy", "split", "condition", "control_kind", "control_seed")
-STEERING = ("vector_checkpoint", "vector_trait", "vector_strategy", "layer", "dose", "coef", "positions")
-CONTENT = ("question_id", "question", "sample", "response", "finish", "trait_score", "coherence", "refusal", "missing_reason")
-COLUMNS = (*IDENTITY, *STEERING, *CONTENT)
+PATTERNS = (("emergence", "cells/*/*/*/evaluation.parquet"), ("transfer", "targets/*/*/*/transfer.parquet"))
 CELL = ["target", "trait", "strategy", "question_id", "sample"]
-GROUP = ["kind", "target", "trait", "strategy", "vector_checkpoint", "condition", "coef"]
+IDENTITY = (*CELL, "split", "condition", "control_kind", "vector_checkpoint", "layer", "dose", "coef", "positions")
+CONTENT = ("response", "finish", "trait_score", "coherence", "refusal", "missing_reason")
+NAMES = ("kind", "trait", "strategy", "vector", "target", "condition", "dose")
+LEFT_OUT = ("baseline", "bootstrap")
+NONE = -1
+REFUSAL, CUT = 1, 2  # bits of a side's flags
 
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """A sample of pairs.
+    """What of a run can be browsed.
 
     Attributes:
-        questions: every question asked in the sample.
-        sides: every response shown: text, trait score, coherence, finish, refusal, reason of a missing score.
-        pairs: kind, trait, strategy, vector checkpoint, target, condition, dose, and the places of the question, the baseline
-            and the other response.
-        total: how many pairs the run has.
+        packed: the pairs as `html/browser.js` unpacks them; empty where there are none.
+        n_pairs: how many pairs that holds.
+        total: how many the run has.
+        n_responses: how many different responses it holds, baselines among them.
         unread: files that could not be read, with the reason.
     """
 
-    questions: list[str]
-    sides: list[list[Any]]
-    pairs: list[list[Any]]
-    total: int
-    unread: list[str]
+    packed: str = ""
+    n_pairs: int = 0
+    total: int = 0
+    n_responses: int = 0
+    unread: list[str] = field(default_factory=list)
 
 
-def sample_responses(run: Run, *, most_pairs: int = MOST_PAIRS, most_bytes: int = MOST_BYTES) -> Responses:
-    """Draw pairs of responses: as many from every condition of every cell as there is room for, by the study's seed.
+def browsable_responses(run: Run, *, most_pairs: int = MOST_PAIRS, most_bytes: int = MOST_BYTES) -> Responses:
+    """Pack the pairs of a run: all where there is room, else as many of every condition of every cell, by the study's seed.
 
     Args:
         run: the run.
         most_pairs: pairs at most.
-        most_bytes: bytes of text at most, as JSON; fewer pairs are drawn where these are long.
+        most_bytes: bytes of text at most, before packing.
     """
     unread: list[str] = []
-    frames = list(_pairs(run.path, unread))
-    if not frames:
-        return Responses([], [], [], 0, unread)
-    pairs = pd.concat(frames, ignore_index=True)
-    order = _drawing_order(pairs, run.seed)
-    chosen = order[:most_pairs]
-    while True:
-        found = _collected(pairs.loc[np.sort(chosen)], len(pairs), unread)
-        size = len(json.dumps([found.questions, found.sides, found.pairs], ensure_ascii=False).encode("utf-8", "replace"))
-        if size <= most_bytes or len(chosen) <= 1:
-            return found
-        chosen = chosen[: max(1, int(len(chosen) * 0.95 * most_bytes / size))]
+    names = {name: Dictionary() for name in NAMES}
+    files: list[Path] = []
+    frames = []
+    for kind, file, rows in _read(run.path, (*IDENTITY, "response"), unread):
+        frames.append(_pairs(rows, names, kind).assign(file=len(files)))
+        files.append(file)
+    pairs = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if pairs.empty:
+        return Responses(unread=unread)
+    kept = pairs.loc[_chosen(pairs, run.seed, most_pairs, most_bytes)]
+    return _collected(kept, files, {name: found.names for name, found in names.items()}, len(pairs), unread)
 
 
-def _pairs(path: Path, unread: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield the pairs of every response file, noting the files that cannot be read."""
-    for kind, pattern in (("emergence", "cells/*/*/*/evaluation.parquet"), ("transfer", "targets/*/*/*/transfer.parquet")):
+def _read(path: Path, columns: Sequence[str], unread: list[str]) -> Iterator[tuple[str, Path, pa.Table]]:
+    """Yield kind, file and rows of every response file, noting the files that cannot be read."""
+    for kind, pattern in PATTERNS:
         for file in sorted(path.glob(pattern)):
             try:
-                present = [name for name in COLUMNS if name in pq.read_schema(file).names]
-                rows = pq.read_table(file, columns=present).to_pandas().reindex(columns=list(COLUMNS))
+                yield kind, file, _columns(file, columns)
             except (OSError, pa.ArrowException) as error:
                 unread.append(f"{file.relative_to(path)}: {error}")
-                continue
-            rows = rows[rows["split"] == "evaluate"]
-            baseline = rows[rows["condition"] == "baseline"].drop_duplicates(CELL)
-            others = rows[~rows["condition"].isin(["baseline", "bootstrap"])]
-            joined = others.merge(baseline[[*CELL, *CONTENT[3:]]], on=CELL, suffixes=("", "_baseline"))
-            yield joined.assign(kind=kind)
 
 
-def _drawing_order(pairs: pd.DataFrame, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the pairs in the order they are drawn: one of every group, then another of every group, and so on."""
-    ordered = pairs.sort_values(["row_key"], kind="stable").index.to_numpy()
-    shuffled = pairs.loc[np.random.default_rng(seed).permutation(ordered)]
-    turn = shuffled.groupby(GROUP, dropna=False, sort=False).cumcount().to_numpy()
-    return shuffled.index.to_numpy()[np.argsort(turn, kind="stable")].astype(np.int64)
+def _columns(file: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a file; those it lacks are empty."""
+    found = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
+    found = found.replace_schema_metadata(None)  # pandas' own, which tells of columns that were not read
+    for name in columns:
+        if name not in found.column_names:
+            found = found.append_column(name, pa.nulls(len(found)))
+    return found
 
 
-def _collected(pairs: pd.DataFrame, total: int, unread: list[str]) -> Responses:
-    """Return the pairs with every question and response stored once."""
-    questions: dict[str, int] = {}
-    sides: dict[tuple[Any, ...], int] = {}
-    rows = []
-    for record in pairs.to_dict("records"):
-        question = questions.setdefault(_text(record["question"]), len(questions))
-        places = [
-            sides.setdefault((*(record[name] for name in CELL), record["row_key"] if not end else "", *side), len(sides))
-            for end, side in ((end, _side(record, end)) for end in ("_baseline", ""))
-        ]
-        condition = _text(record["condition"])
-        if isinstance(record["control_kind"], str) and record["control_kind"] != condition:
-            condition = f"{condition} ({record['control_kind']})"
-        names = [_text(record[name]) for name in ("kind", "trait", "strategy", "vector_checkpoint", "target")]
-        rows.append([*names, condition, _number(record["layer"]), _number(record["coef"]), question, *places])
-    return Responses(list(questions), [list(key[len(CELL) + 1 :]) for key in sides], rows, total, unread)
+def _pairs(rows: pa.Table, names: dict[str, Dictionary], kind: str) -> pd.DataFrame:
+    """Return the pairs of a file: the places of both rows in it, the bytes of their texts, and the codes of their names."""
+    frame = rows.drop_columns(["response"]).to_pandas()
+    frame["bytes"] = pc.fill_null(pc.binary_length(rows["response"].cast(pa.string())), 0).to_numpy()
+    frame["place"] = np.arange(len(frame))
+    frame = frame[frame["split"] == "evaluate"]
+    baseline = frame.loc[frame["condition"] == "baseline", [*CELL, "place", "bytes"]].drop_duplicates(CELL)
+    others = frame[~frame["condition"].isin(LEFT_OUT)]
+    joined = others.merge(baseline, on=CELL, how="left", suffixes=("", "_baseline"))
+    shown = {
+        "kind": [kind] * len(joined),
+        "trait": _texts(joined["trait"]),
+        "strategy": _texts(joined["strategy"]),
+        "vector": _texts(joined["vector_checkpoint"]),
+        "target": _texts(joined["target"]),
+        "condition": _conditions(joined),
+        "dose": _doses(joined),
+    }
+    coded = {name: names[name].codes(values) for name, values in shown.items()}
+    places = {
+        "other": joined["place"].astype(np.int64),
+        "baseline": joined["place_baseline"].fillna(NONE).astype(np.int64),
+        "bytes": joined["bytes"].astype(np.int64),
+        "bytes_baseline": joined["bytes_baseline"].fillna(0).astype(np.int64),
+    }
+    return pd.DataFrame({**coded, **places})
 
 
-def _side(record: dict[Any, Any], end: str) -> tuple[Any, ...]:
-    refusal = record[f"refusal{end}"]
-    return (
-        _text(record[f"response{end}"]),
-        _number(record[f"trait_score{end}"]),
-        _number(record[f"coherence{end}"]),
-        _text(record[f"finish{end}"]),
-        bool(refusal) if pd.notna(refusal) else False,
-        _text(record[f"missing_reason{end}"]),
-    )
+def _texts(values: pd.Series) -> list[str]:
+    return ["" if value is None or value != value else str(value) for value in values]
 
 
-def _text(value: Any) -> str:
-    """Return a text, cut where it is very long; empty where there is none."""
-    if not isinstance(value, str):
-        return "" if value is None or pd.isna(value) else str(value)
-    cut = f" … (cut here; {len(value)} characters in all)"
-    return value if len(value) <= MOST_CHARACTERS else value[:MOST_CHARACTERS] + cut
+def _conditions(rows: pd.DataFrame) -> list[str]:
+    """Name what was done to each row, with the kind of its control."""
+    pairs = zip(_texts(rows["condition"]), _texts(rows["control_kind"]), strict=True)
+    return [f"{condition} ({kind})" if kind not in ("", condition) else condition for condition, kind in pairs]
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else round(float(value), 2)
+def _doses(rows: pd.DataFrame) -> list[str]:
+    """Name the dose of each row; empty where it has none."""
+    known: dict[tuple[Any, ...], str] = {}
+    said = []
+    for layer, dose, coef, positions in zip(
+        rows["layer"], _texts(rows["dose"]), rows["coef"], _texts(rows["positions"]), strict=True
+    ):
+        if pd.isna(layer) or pd.isna(coef):
+            said.append("")
+            continue
+        key = (int(layer), dose, float(coef), positions)
+        said.append(known.setdefault(key, Dose(*key).label))
+    return said
+
+
+def _chosen(pairs: pd.DataFrame, seed: int, most_pairs: int, most_bytes: int) -> NDArray[np.int64]:
+    """Return the pairs there is room for, in their own order: one of every group, then another of every group, and so on."""
+    drawn = pairs
+    if len(pairs) > most_pairs or _text_bytes(pairs).sum() > most_bytes:
+        shuffled = pairs.iloc[np.random.default_rng(seed).permutation(len(pairs))]
+        turn = shuffled.groupby(list(NAMES), sort=False).cumcount().to_numpy()
+        drawn = shuffled.iloc[np.argsort(turn, kind="stable")].iloc[:most_pairs]
+        room = _text_bytes(drawn).cumsum() <= most_bytes
+        drawn = drawn[room] if room.any() else drawn.iloc[:1]
+    return np.sort(drawn.index.to_numpy().astype(np.int64))
+
+
+def _text_bytes(pairs: pd.DataFrame) -> pd.Series:
+    """Return the bytes that each pair adds; a baseline that several share counts once."""
+    fresh = ~pairs.duplicated(["file", "baseline"])
+    return pairs["bytes"] + pairs["bytes_baseline"] * fresh
+
+
+def _collected(
+    pairs: pd.DataFrame, files: Sequence[Path], names: dict[str, list[str]], total: int, unread: list[str]
+) -> Responses:
+    """Pack the pairs with every question and response stored once."""
+    texts, reasons = Dictionary(), Dictionary()
+    reasons.codes([""])
+    sides: list[dict[str, NDArray[Any]]] = []
+    ends: list[dict[str, NDArray[Any]]] = []
+    n_sides = 0
+    for number, part in pairs.groupby("file", sort=True):
+        used = np.unique(part[["baseline", "other"]].to_numpy())
+        used = used[used != NONE]
+        rows = _columns(files[int(str(number))], ("question", *CONTENT)).take(pa.array(used))
+        sides.append(_sides(rows, texts, reasons))
+        other, baseline = (np.searchsorted(used, part[end].to_numpy()) for end in ("other", "baseline"))
+        question = texts.codes(_cut(rows["question"]))[other]
+        missing = part["baseline"].to_numpy() == NONE
+        ends.append({"question": question, "other": n_sides + other, "baseline": np.where(missing, NONE, n_sides + baseline)})
+        n_sides += len(used)
+    columns = {name: pairs[name].to_numpy() for name in NAMES}
+    columns |= {name: np.concatenate([one[name] for one in ends]) for name in ends[0]}
+    columns |= {f"side_{name}": np.concatenate([one[name] for one in sides]) for name in sides[0]}
+    meaning = {"names": names, "reasons": reasons.names}
+    return Responses(packed(columns, texts.names, meaning), len(pairs), total, n_sides, unread)
+
+
+def _sides(rows: pa.Table, texts: Dictionary, reasons: Dictionary) -> dict[str, NDArray[Any]]:
+    """Return what is shown of each response: text, scores in hundredths, flags, and the reason of a missing score."""
+    refusal = rows["refusal"].to_pandas().eq(True).to_numpy()
+    cut = rows["finish"].to_pandas().eq("length").to_numpy()
+    return {
+        "text": texts.codes(_cut(rows["response"])),
+        "trait": _hundredths(rows["trait_score"]),
+        "coherence": _hundredths(rows["coherence"]),
+        "flags": REFUSAL * refusal.astype(np.uint8) + CUT * cut.astype(np.uint8),
+        "reason": reasons.codes([value or "" for value in rows["missing_reason"].to_pylist()]),
+    }
+
+
+def _hundredths(column: pa.ChunkedArray) -> NDArray[np.int32]:
+    """Return scores as whole hundredths, `NONE` where one is missing."""
+    values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(values), np.rint(100 * np.nan_to_num(values)), NONE).astype(np.int32)
+
+
+def _cut(column: pa.ChunkedArray) -> list[str]:
+    """Return texts, each cut where it is very long; empty where there is none."""
+    return [
+        text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} … (cut here; {len(text)} characters in all)"
+        for text in (value or "" for value in column.to_pylist())
+    ]

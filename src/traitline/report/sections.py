@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from traitline.report import comparisons
 from traitline.report.axis import tokens_text
 from traitline.report.directions import at_layer
 from traitline.report.panels import LABELS
+from traitline.report.section import Section, Table
 from traitline.report.tables import Run, numbers, unique
 
 MATCH = "match"
@@ -34,30 +35,11 @@ PAIR_COLUMNS = {
 SHORT = 12  # rows that a table shows without being opened
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts: its caption, the names of its columns, its rows."""
-
-    caption: str
-    head: list[str]
-    rows: list[list[str]]
-    folded: bool = True
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page: the anchor, the heading, sentences, tables, and the name of the charts drawn into it."""
-
-    anchor: str
-    title: str
-    sentences: list[str]
-    tables: list[Table] = field(default_factory=list)
-    charts: str = ""
-
-
 def sections(run: Run) -> list[Section]:
     """Return the sections this run has tables for."""
-    makers: tuple[Callable[[Run], Section | None], ...] = (_significance, _tails, _audit, _facets, _strategies, _pairs, _strays)
+    makers: tuple[Callable[[Run], Section | None], ...] = (
+        *(_significance, _tails, _audit, _facets, _strategies, comparisons.stages, comparisons.reverse, _pairs, _strays),
+    )
     return [found for make in makers if (found := make(run)) is not None]
 
 
@@ -84,7 +66,7 @@ def audit_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 def strategy_matrices(run: Run) -> dict[tuple[str, str], pd.DataFrame]:
     """Return (trait, checkpoint) -> the square of cosines between its strategies at the main layer."""
-    table = at_layer(run, "strategies")
+    table = at_layer(run, "cosine_cross_strategy")
     found = {}
     for (trait, checkpoint), part in table.groupby(["trait", "checkpoint"], sort=False):
         names = unique([*part["strategy_a"], *part["strategy_b"]])
@@ -229,16 +211,21 @@ def _facets(run: Run) -> Section | None:
 
 def _strategies(run: Run) -> Section | None:
     found = strategy_matrices(run)
-    if not found:
+    tables = comparisons.strategy_effects(run)
+    if not found and not tables:
         return None
-    tables = []
+    sentences = ["Cosine between the vectors that different strategies give for one trait at one checkpoint."] if found else []
+    if tables:
+        sentences = [
+            "What each strategy's vectors do on the questions of every strategy; a star marks what counts as steerable."
+        ]
+        sentences += ["Below that, the cosine between the strategies' vectors."] if found else []
     for (trait, checkpoint), square in found.items():
         labels = [LABELS.get(name, name) for name in square.index]
         rows = [
             [label, *(_number(value, ".3f") for value in line)] for label, line in zip(labels, square.to_numpy(), strict=True)
         ]
         tables.append(Table(f"{trait} at {checkpoint}, layer {run.layer}", ["", *labels], rows, folded=len(rows) > SHORT))
-    sentences = ["Cosine between the vectors that different strategies give for one trait at one checkpoint."]
     return Section("strategies", "Strategies against each other", sentences, tables)
 
 

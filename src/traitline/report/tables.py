@@ -45,10 +45,17 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "same_weights": ("the cosines between draws from the same weights", ("trait", "strategy", "layer", "cosine")),
     "facets": ("the shares of the facets", ("trait", "strategy", "checkpoint", "scheme", "facet", "count", "total", "share")),
     "significance": ("the published comparisons, recomputed", ("run", "model", "trait", "extract_revision", "status")),
-    "strategies": (
+    "cosine_cross_strategy": (
         "the cosines between strategies",
         ("checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"),
     ),
+    "strategies": (
+        "the effects of every strategy's vectors on every strategy's questions",
+        ("trait", "strategy", "vector_strategy", "target", "layer", "coef", "status", "delta_trait"),
+    ),
+    "stages": ("the stages of post-training", ("trait", "strategy", "stage", "baseline_trait", "refusal_rate", "projection")),
+    "reverse": ("the descendants' vectors", ("trait", "strategy", "vector_checkpoint", "target", "coef", "status")),
+    "cosine_descendants": ("the cosines to the descendants' vectors", ("trait", "strategy", "descendant", "layer", "cosine")),
     "prompt_tails": ("the comparisons with leaking prompts", ("model", "run", "trait", "delta_trait", "delta_trait_without")),
     "extraction_pairs": ("the judged pairs", ("trait", "strategy", "checkpoint", "n_pairs")),
     "audit": ("what is wrong with the data", ("model", "kind", "file", "count", "consequence")),
@@ -59,7 +66,7 @@ TEXTS = (
     *("rubric", "condition", "control_kind", "strategy_a", "strategy_b", "stage", "model", "scheme", "set", "facet", "file"),
     *("run", "extract_revision", "eval_model", "eval_revision", "scaling_mode", "consequence"),
 )
-STRATEGY_COLUMNS = ("strategy", "strategy_a", "strategy_b")
+STRATEGY_COLUMNS = ("strategy", "vector_strategy", "strategy_a", "strategy_b")
 FLAGS = ("fragile", "steerable", "conclusion_changes")
 # strategies and traits are shown in the order of the study; these come after all others
 LAST_STRATEGIES = ("combined", "forced")
@@ -157,6 +164,11 @@ class Run:
         return training_axis(seen, stages)
 
     @cached_property
+    def remembered(self) -> dict[Any, Any]:
+        """What was found in the tables and is asked for again; not to be changed."""
+        return {}
+
+    @cached_property
     def layer(self) -> int:
         """The layer that most verdicts speak of; the middle of the measured ones where there are none."""
         for table in ("verdicts", "emergence"):
@@ -228,7 +240,7 @@ def read_run(path: Path, lineage: str = "") -> Run:
     chosen = lineage or next(iter(shown), "")
     strays = [_lineage_rows(tables[name], [one for one in counted if one not in shown]) for name in ("emergence", "transfer")]
     if len(counted) > 1:
-        lineage_only = {*TABLES, "same_weights", "strategies"}
+        lineage_only = {*TABLES, "same_weights", "cosine_cross_strategy"}
         tables |= {name: _lineage_rows(tables[name], [chosen], nameless=True) for name in lineage_only}
     settings, text = _read_settings(path / "study.yaml")
     return Run(path, settings, text, tables, absent, chosen, tuple(shown), pd.concat(strays, ignore_index=True))
