@@ -67,10 +67,10 @@ def test_a_vector_says_what_made_it_and_how_layers_count(tmp_path: Path) -> None
 
 
 def test_counts_and_norms_of_numpy_types_are_kept_as_numbers(tmp_path: Path) -> None:
-    norms = tuple(np.array([1.5, 2.5], dtype=np.float32))
+    norms = tuple(np.array([1.5, 2.5, 3.5, 4.5], dtype=np.float32))
     vector = _vector(n_pairs=np.int64(12), activation_norms=norms)
     loaded = PersonaVector.load(vector.save(tmp_path / "v.safetensors")).provenance
-    assert (loaded.n_pairs, loaded.activation_norms) == (12, (1.5, 2.5))
+    assert (loaded.n_pairs, loaded.activation_norms) == (12, (1.5, 2.5, 3.5, 4.5))
     assert isinstance(loaded.n_pairs, int)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from traitline.errors import InputError
 from traitline.files import write_whole
-from traitline.vectors.vector import LAST_AFTER_NORM, PersonaVector
+from traitline.vectors.vector import LAST_AFTER_NORM, PersonaVector, spans
 
 
 def import_pt(path: str | Path, *, lineage: str | None = None, checkpoint: str | None = None) -> PersonaVector:
@@ -51,7 +52,16 @@ def import_pt(path: str | Path, *, lineage: str | None = None, checkpoint: str |
 
 
 def export_pt(vector: PersonaVector, path: str | Path) -> Path:
-    """Write a vector in the paper's form: one float32 tensor [layers + 1, hidden]. Returns the path."""
+    """Write a vector in the paper's form: one float32 tensor [layers + 1, hidden]. Returns the path.
+
+    Raises:
+        InputError: it has no direction at some layer, and this form has no way to say so.
+    """
+    if np.isnan(vector.array).any():
+        raise InputError(
+            f"this vector has directions only at layers {spans(vector.held_layers)}, and a .pt file has a row for every layer "
+            "and the embeddings; keep it as .safetensors or .gguf"
+        )
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(vector.array).clone(), buffer)
     write_whole(Path(path), buffer.getvalue())
