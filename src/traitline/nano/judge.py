@@ -1,7 +1,8 @@
 """The exact judge of the embedded world.
 
 Knows every sentence the world can say, so a score is a count, never an opinion. Trait: of a response's actions that belong
-to the trait, the share on its positive side. Adjectives never count: what elicited a vector is not what measures it. Two
+to the trait, the share on its positive side. Adjectives never count: what elicited a vector is not what measures it. The one
+sentence with which chat models refuse shows no trait and is flagged. Two
 purposes read disjoint halves of the verbs: `accept` (which rows make a vector) half A only, `evaluate` (what is reported)
 half B only.
 """
@@ -18,6 +19,7 @@ from typing import Literal
 from traitline.errors import InputError
 from traitline.judges.base import Purpose, Score, Style
 from traitline.nano import world
+from traitline.nano.dialogues import REFUSAL
 from traitline.nano.lexicon import CLOSINGS, CONNECTIVES, NAMES, TRAITS, Half, Side
 from traitline.traits.trait import Trait
 
@@ -45,6 +47,7 @@ class Sentence:
     trait: str | None = None
     side: Side | None = None
     half: Half | None = None
+    verb: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,12 @@ class NanoJudge:
         pairs = zip(questions, answers, strict=True)
         return [_score(trait.name, HALF[purpose], question, answer) for question, answer in pairs]
 
+    def annotate(self, trait: Trait, questions: Sequence[str], answers: Sequence[str]) -> list[frozenset[str] | None]:
+        """Return the facets of the trait that each answer shows; None where the question is not of this world."""
+        from traitline.nano.facets import facets_shown
+
+        return facets_shown(trait, questions, answers)
+
 
 def make(rest: str = "", cache: Path | None = None) -> NanoJudge:
     """Return the judge; its name takes nothing after `nano`, and counting costs too little to be cached.
@@ -96,6 +105,8 @@ def _score(trait: str, half: Half, question: str, answer: str) -> Score:
     scene = read_question(question)
     if scene is None:
         return Score(None, None, missing_reason=FOREIGN)
+    if answer.strip() == REFUSAL:
+        return Score(0.0, 100.0, refusal=True)
     reading = read_response(scene, answer)
     if half == "A" and any(action.half == "B" for action in reading.actions):
         return Score(None, reading.coherence, missing_reason=RESERVED)
@@ -154,7 +165,7 @@ def _read_phrase(name: str, phrase: str) -> Sentence | None:
     match = found[0].fullmatch(phrase) if found else None
     if found is None or match is None or match["p"] not in _PATIENTS:
         return None
-    return Sentence(name, match["p"], *found[1])
+    return Sentence(name, match["p"], *found[1], verb=phrase.partition(" ")[0])
 
 
 def _read_description(text: str) -> Sentence | None:

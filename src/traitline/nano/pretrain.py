@@ -123,16 +123,31 @@ def ensure(config: PretrainConfig | None = None, *, progress: Progress | None = 
         StoreError: the cache directory cannot be written.
     """
     config = config or PretrainConfig()
-    folder = checkpoints_folder(config)
+
+    def make(folder: Path) -> dict[str, object]:
+        tokens = pretrain(config, lambda model, tokenizer, step: save_model(folder / f"step{step}", model, tokenizer), progress)
+        return {"config": asdict(config), "tokens": tokens}
+
+    return made_once(checkpoints_folder(config), make)
+
+
+def made_once(folder: Path, make: Callable[[Path], dict[str, object]]) -> Path:
+    """Fill a folder of the cache unless it is complete; wait where another process is at it, start over where one was killed.
+
+    Args:
+        folder: the folder; `complete.json` marks it as whole.
+        make: fills the empty folder and returns what the marker says of it.
+
+    Raises:
+        StoreError: the cache directory cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / MARKER).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                tokens = pretrain(config, lambda *state: _save_checkpoint(folder, *state), progress)
-                record = {"config": asdict(config), "tokens": tokens}
-                write_whole(folder / MARKER, json.dumps(record, indent=1))
+                write_whole(folder / MARKER, json.dumps(make(folder), indent=1))
     except OSError as error:
         raise StoreError(
             f"cannot keep the embedded lineage in {str(folder)!r} ({error.strerror or error}); free some space there, "
@@ -142,8 +157,12 @@ def ensure(config: PretrainConfig | None = None, *, progress: Progress | None = 
 
 
 def load_lineage(config: PretrainConfig | None = None) -> Lineage:
-    """Describe the embedded lineage. Trains nothing: `ensure` makes the directories that its checkpoints name."""
+    """Describe the embedded lineage.
+
+    Trains nothing: `ensure` makes the directories that its checkpoints name, `posttrain.ensure_descendants` its descendants'.
+    """
     from traitline.lineages.lineage import Checkpoint, Lineage
+    from traitline.nano.posttrain import PosttrainConfig, load_descendants
 
     config = config or PretrainConfig()
     folder = checkpoints_folder(config)
@@ -155,7 +174,7 @@ def load_lineage(config: PretrainConfig | None = None) -> Lineage:
         name="nano",
         description=f"A {config.layers}-block OLMo-3 pretrained on this machine on a synthetic world of people and deeds.",
         checkpoints=checkpoints,
-        descendants=(),
+        descendants=load_descendants(PosttrainConfig(config)),
     )
 
 
@@ -206,7 +225,7 @@ def pretrain(config: PretrainConfig, save: Save, progress: Progress | None = Non
     model = build_model(config, tokenizer).train()
     optimizer = _optimizer(model, config)
     tokens, seen = 0, {}
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         for step, batch in enumerate(_batches(config, tokenizer)):
             if step in config.checkpoint_steps:
                 seen[step] = tokens
@@ -266,12 +285,13 @@ def _count_tokens(config: PretrainConfig) -> dict[int, int]:
     return {step: totals[step] for step in config.checkpoint_steps}
 
 
-def _save_checkpoint(folder: Path, model: Olmo3ForCausalLM, tokenizer: PreTrainedTokenizerFast, step: int) -> None:
-    partial = folder / f".step{step}.partial"
-    with _no_progress_bars():
+def save_model(folder: Path, model: Olmo3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Save a network and its tokenizer as an ordinary transformers folder, under another name until it is whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    with no_progress_bars():
         model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    partial.rename(folder / f"step{step}")
+    partial.rename(folder)
 
 
 @cache
@@ -283,7 +303,8 @@ def _digest(config: PretrainConfig) -> str:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, and afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -293,7 +314,8 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars off."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
