@@ -105,6 +105,10 @@ def says(**alternatives: float) -> Says:
     return Says([{name.removeprefix("n"): p for name, p in alternatives.items()}])
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 64  # as many connections as a judge opens at once; the default of 5 has some of them reset
+
+
 class Server:
     """A chat server on the loopback. Each of `trait`, `coherence` and `probe` answers one kind of question."""
 
@@ -119,7 +123,7 @@ class Server:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = _Http(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()

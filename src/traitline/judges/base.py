@@ -84,6 +84,8 @@ class Annotator(Protocol):
 # its cache may lie (None: keep nothing).
 KINDS: dict[str, str] = {
     "nano": "traitline.nano.judge:make",
+    "words": "traitline.judges.words:make",
+    "local": "traitline.judges.local:make",
     "openai": "traitline.judges.openai:make",
 }
 

@@ -105,11 +105,8 @@ class JudgeCache:
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are in the cache, and count hits and misses."""
         wanted = list(dict.fromkeys(keys))
-        found: dict[str, Json] = {}
         with self._open() as connection:
-            for chunk in _chunks(wanted):
-                query = f"SELECT key, value FROM judgements WHERE key IN ({','.join('?' * len(chunk))})"  # noqa: S608
-                found.update((key, json.loads(value)) for key, value in connection.execute(query, chunk))
+            found = _values(connection, wanted)
             self._hits += len(found)
             self._misses += len(wanted) - len(found)
         return found
@@ -141,6 +138,26 @@ class JudgeCache:
             connection.execute(_PUT, (key, text, requests, prompt_tokens, completion_tokens))
             (stored,) = connection.execute("SELECT value FROM judgements WHERE key = ?", (key,)).fetchone()
         return json.loads(stored)
+
+    def put_many(self, values: Mapping[str, Json]) -> dict[str, Json]:
+        """Store judgements that cost nothing, all of them or none, durably.
+
+        Returns:
+            The values the cache now holds, as `put` does.
+
+        Raises:
+            StoreError: they could not be written, for example on a full disk.
+        """
+        rows = [(key, json.dumps(value, allow_nan=False), 0, 0, 0) for key, value in values.items()]
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(_PUT, rows)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            return _values(connection, list(values))
 
     def counts(self) -> CacheCounts:
         """Return hits and misses since opening, and what all judgements in the file have cost."""
@@ -215,6 +232,14 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.01)
+
+
+def _values(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for chunk in _chunks(keys):
+        query = f"SELECT key, value FROM judgements WHERE key IN ({','.join('?' * len(chunk))})"  # noqa: S608
+        found.update((key, json.loads(value)) for key, value in connection.execute(query, chunk))
+    return found
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:

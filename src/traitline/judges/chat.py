@@ -1,29 +1,33 @@
 """One OpenAI-compatible chat server: a question goes in, a short answer with its token probabilities comes out.
 
-Knows the `openai` client, keys, addresses, retries and what each failure means to a user. Leaves to `numbers.py` what an
-answer says and to `openai.py` what is asked. The client's own retries are off: here they are counted, jittered, stopped when
-the caller gives up, and a server's Retry-After holds back every thread, not one.
+Knows the `openai` client, keys, addresses, retries and what each failure means to a user. Leaves reading an answer to
+`completion.py` and `numbers.py`, and to `openai.py` what is asked. The client's own retries are off: here they are counted,
+jittered, stopped when the caller gives up, and a wait that a server asks for holds back every thread, not one.
+
+Requests run on an event loop of their own, which can drop one at any moment: a server that sends a byte now and then cannot
+keep a request alive beyond its time, as it could with a timeout between bytes.
 """
 
 from __future__ import annotations
 
-import email.utils
+import asyncio
 import ipaddress
-import math
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
-
 from traitline.errors import InputError, JudgeError
+from traitline.judges.completion import read_completion
 from traitline.judges.numbers import Position
+from traitline.judges.secrets import Key, keep_out_of_logs
+from traitline.judges.waits import asked_wait_seconds
 
 if TYPE_CHECKING:
     import openai
@@ -91,8 +95,10 @@ class ChatServer:
         model: the name the server knows the model by.
         base_url: the server's address up to `/v1`; None reads OPENAI_BASE_URL, then falls back on OpenAI's own.
         max_retries: how often one question is asked again after a passing failure.
-        timeout_seconds: how long a server may stay silent before a request counts as failed.
+        timeout_seconds: how long one request may take, from connecting (half of it at most) to the answer's last byte.
         backoff_seconds: the wait before the first retry; it doubles from one to the next, up to a minute, less a jitter.
+        patience_seconds: how long one question may be put off by a server that says when to come back; only then does being
+            put off count as a failure.
 
     Raises:
         JudgeError: OPENAI_API_KEY is not set and the server is not on this machine.
@@ -100,7 +106,14 @@ class ChatServer:
     """
 
     def __init__(
-        self, model: str, base_url: str | None, *, max_retries: int, timeout_seconds: float, backoff_seconds: float
+        self,
+        model: str,
+        base_url: str | None,
+        *,
+        max_retries: int,
+        timeout_seconds: float,
+        backoff_seconds: float,
+        patience_seconds: float,
     ) -> None:
         import openai
 
@@ -108,14 +121,20 @@ class ChatServer:
         self.url = (base_url or os.environ.get(URL_VARIABLE, "").strip() or DEFAULT_URL).rstrip("/")
         local = _on_this_machine(self.url)
         self._key = _key(self.url, local)
-        self._client = openai.OpenAI(
-            api_key=self._key or "none",
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key.reveal() or "none",
             base_url=self.url,
-            timeout=timeout_seconds,
+            timeout=openai.Timeout(timeout_seconds, connect=timeout_seconds / 2),
             max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False) if local else None,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,
         )
-        self._create: Callable[..., Any] = self._client.chat.completions.with_raw_response.create
+        keep_out_of_logs(self._key)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="traitline-requests", daemon=True)
+        self._thread.start()
+        self._end = weakref.finalize(self, _end, self._loop, self._client)
+        self._timeout_seconds = timeout_seconds
+        self._patience_seconds = patience_seconds
         self._max_retries = max_retries
         self._backoff_seconds = backoff_seconds
         self._lock = threading.Lock()
@@ -134,36 +153,44 @@ class ChatServer:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._end()
+        self._thread.join(timeout=self._timeout_seconds)
 
-    def ask(self, prompt: str, settings: Mapping[str, Any], stop: threading.Event) -> Reply | Failure:
+    def ask(
+        self, prompt: str, settings: Mapping[str, Any], stop: threading.Event, *, needs_positions: bool = False
+    ) -> Reply | Failure:
         """Ask one question, with retries; give up early once `stop` is set.
 
         Args:
             prompt: what the model is told, as one user message.
             settings: further fields of the request, such as `max_tokens`.
             stop: set by the caller when it no longer wants an answer.
+            needs_positions: an answer without its tokens' probabilities is a passing failure, too.
 
         Raises:
             JudgeError: no question at all will be answered: wrong key, unknown model, no credit.
         """
         failure = Failure("unavailable", "stopped")
-        retries = 0
-        requests = 0
+        retries = requests = 0
+        patient_until = time.monotonic() + self._patience_seconds
         while not stop.is_set():
             self._wait_for_turn(stop)
             adapted = self._adapted(settings)
             requests += 1
             outcome = self._send(prompt, adapted, requests)
-            if isinstance(outcome, Reply):
-                return outcome
             if isinstance(outcome, JudgeError):
                 raise outcome
+            if isinstance(outcome, Reply):
+                if outcome.positions is not None or not needs_positions:
+                    return outcome
+                outcome = Failure("no probabilities in the answer", ""), None
             failure, server_wait = outcome
             if failure.rejected:
                 if self._learn(failure.detail, adapted):
                     continue
                 return failure
+            if server_wait is not None and time.monotonic() + server_wait < patient_until:
+                continue
             retries += 1
             if retries > self._max_retries:
                 return failure
@@ -179,21 +206,33 @@ class ChatServer:
 
         self._count(requests=1)
         try:
-            raw = self._create(model=self.model, messages=[{"role": "user", "content": prompt}], **settings)
-            body = _Body.model_validate_json(raw.content)
+            content = asyncio.run_coroutine_threadsafe(self._post(prompt, settings), self._loop).result()
         except openai.APIStatusError as error:
             return self._refused(error)
-        except ValidationError:
-            return Failure("unavailable", "the server's answer is not a chat completion"), None
+        except TimeoutError:
+            return Failure("unavailable", f"no whole answer within {self._timeout_seconds:g} s"), None
         except openai.APIConnectionError as error:
             kind = type(error.__cause__).__name__
             return Failure("unavailable", kind, unreachable=kind in {"ConnectError", "ConnectTimeout"}), None
         except openai.OpenAIError as error:
             return Failure("unavailable", self._clean(str(error))), None
-        tokens = body.usage or _Tokens()
-        self._count(prompt_tokens=tokens.prompt_tokens, completion_tokens=tokens.completion_tokens)
-        choice = body.choices[0]
-        return Reply(choice.message.content or "", choice.positions(), requests, tokens.prompt_tokens, tokens.completion_tokens)
+        found = read_completion(content)
+        if found is None:
+            return Failure("unavailable", "the server's answer is not a chat completion"), None
+        self._count(prompt_tokens=found.prompt_tokens, completion_tokens=found.completion_tokens)
+        return Reply(self._key.blotted_out(found.text), found.positions, requests, found.prompt_tokens, found.completion_tokens)
+
+    async def _post(self, prompt: str, settings: Mapping[str, Any]) -> bytes:
+        """Return the body of the answer.
+
+        Raises:
+            TimeoutError: it was not there whole within `timeout_seconds`.
+            OpenAIError: the server could not be reached, broke off, or refused.
+        """
+        create: Any = self._client.chat.completions.with_raw_response.create
+        async with asyncio.timeout(self._timeout_seconds):
+            raw = await create(model=self.model, messages=[{"role": "user", "content": prompt}], **settings)
+        return bytes(raw.content)
 
     def _refused(self, error: openai.APIStatusError) -> tuple[Failure, float | None] | JudgeError:
         """Tell what an HTTP error means: the end, a rejected question, or something to wait for."""
@@ -209,9 +248,9 @@ class ChatServer:
             return JudgeError(f"judge model {self} was refused with HTTP {status} ({said}); {remedy}")
         if status < 500 and status not in _PASSING:
             return Failure(f"rejected (HTTP {status})", said, rejected=True), None
-        wait = _retry_after_seconds(error.response.headers)
+        wait = asked_wait_seconds(error.response.headers)
         if wait is not None:
-            wait = min(wait, LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.1)  # noqa: S311
+            wait = min(max(wait, self._backoff_seconds), LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.1)  # noqa: S311
             with self._lock:
                 self._hold_until = max(self._hold_until, time.monotonic() + wait)
         return Failure("unavailable", f"HTTP {status}: {said}"), wait
@@ -247,8 +286,22 @@ class ChatServer:
             )
 
     def _clean(self, text: str) -> str:
-        text = text.replace(self._key, "[key]") if self._key else text
-        return " ".join(text.split())[:200]
+        return " ".join(self._key.blotted_out(text).split())[:200]
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop, client: openai.AsyncOpenAI) -> None:
+    """Close the connections and stop the loop, without waiting for either: this may run on any thread."""
+
+    async def close() -> None:
+        await client.close()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(close(), loop)
 
 
 def shown(url: str) -> str:
@@ -271,7 +324,7 @@ def _on_this_machine(url: str) -> bool:
         return False
 
 
-def _key(url: str, local: bool) -> str:
+def _key(url: str, local: bool) -> Key:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and not local:
         raise JudgeError(
@@ -280,68 +333,4 @@ def _key(url: str, local: bool) -> str:
         )
     if any(not "!" <= letter <= "~" for letter in key):
         raise JudgeError(f"{KEY_VARIABLE} holds blanks or letters that no key has; copy the key again")
-    return key
-
-
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After: milliseconds or seconds from now, or a date."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "")
-        try:
-            seconds = float(text) * unit
-        except ValueError:
-            date = email.utils.parsedate_tz(text)
-            if date is None:
-                continue
-            seconds = email.utils.mktime_tz(date) - time.time()
-        if math.isfinite(seconds) and seconds > 0:
-            return seconds
-    return None
-
-
-class _Alternative(BaseModel):
-    token: str
-    logprob: float
-
-    @property
-    def probability(self) -> float:
-        return math.exp(min(self.logprob, 0.0)) if self.logprob == self.logprob else 0.0
-
-
-class _Chosen(_Alternative):
-    top_logprobs: list[_Alternative] | None = None
-
-    def position(self) -> Position:
-        listed = [(other.token, other.probability) for other in self.top_logprobs or []]
-        own = [] if any(token == self.token for token, _ in listed) else [(self.token, self.probability)]
-        return Position(self.token, tuple(own + listed))
-
-
-class _Logprobs(BaseModel):
-    content: list[_Chosen] | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    logprobs: _Logprobs | None = None
-
-    def positions(self) -> tuple[Position, ...] | None:
-        """The answer's tokens, or None where there are no probabilities of alternatives."""
-        chosen = (self.logprobs.content if self.logprobs else None) or []
-        if not any(token.top_logprobs for token in chosen):
-            return None
-        return tuple(token.position() for token in chosen)
-
-
-class _Tokens(BaseModel):
-    prompt_tokens: int = Field(default=0, ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
-
-
-class _Body(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Tokens | None = None
+    return Key(key)

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 REFUSAL = "REFUSAL"
 
@@ -66,11 +67,26 @@ class Reading:
         """Return whether REFUSAL outweighs all numbers together and has at least `min_mass` itself."""
         return self.refusal > self.mass and self.refusal >= min_mass
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what a cache keeps of this reading."""
+        return {"numbers": [[number, p] for number, p in sorted(self.numbers.items())], "refusal": self.refusal}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        """Return the reading that `to_json` came from."""
+        return cls(dict(kept["numbers"]), kept["refusal"])
+
 
 def token_number(token: str) -> int | None:
     """Return the whole number 0 to 100 that a token spells, spaces and quotes around it left aside."""
     text = token.strip(_DRESSING)
     return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def begins_refusal(token: str) -> bool:
+    """Return whether a token is the word REFUSAL or its first letters, at least two of them."""
+    text = token.strip(_DRESSING)
+    return len(text) >= 2 and REFUSAL.startswith(text.upper())
 
 
 def read_positions(positions: Sequence[Position]) -> Reading:
@@ -82,7 +98,7 @@ def read_positions(positions: Sequence[Position]) -> Reading:
         number = token_number(token)
         if number is not None:
             numbers[float(number)] = numbers.get(float(number), 0.0) + probability
-        elif _begins_refusal(token):
+        elif begins_refusal(token):
             refusal += probability
     return Reading(numbers, refusal)
 
@@ -126,8 +142,3 @@ def keeps_whole(asked: int, positions: Sequence[Position]) -> bool | None:
 
 def _first_word(positions: Sequence[Position]) -> int | None:
     return next((i for i, position in enumerate(positions) if position.token.strip(_DRESSING)), None)
-
-
-def _begins_refusal(token: str) -> bool:
-    text = token.strip(_DRESSING)
-    return len(text) >= 2 and REFUSAL.startswith(text.upper())

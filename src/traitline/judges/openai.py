@@ -1,8 +1,7 @@
 """The judge that asks a language model on any OpenAI-compatible server.
 
-Knows what is asked (two questions a response: the trait, and coherence), how the answers become a `Score`, and how to ask many
-at once without ever asking twice. Leaves the server to `chat.py`, reading numbers to `numbers.py`, wording to `rubrics.py` and
-keeping to `cache.py`.
+Knows how to ask many questions at once without ever asking twice, and by which method a server can be read. Leaves the server
+to `chat.py`, reading numbers to `numbers.py`, what is asked to `questions.py` and keeping to `cache.py`.
 
 Two methods. `logprobs`: the expected value over the number tokens 0 to 100 among the 20 most probable first tokens; needs a
 server that gives probabilities and a tokeniser that keeps such numbers whole. `sample`: the mean of several answers drawn at
@@ -27,7 +26,7 @@ from traitline.judges.cache import JudgeCache, cache_key
 from traitline.judges.chat import ChatServer, Failure, Reply, Usage
 from traitline.judges.numbers import Reading, read_positions, read_samples
 from traitline.judges.probe import LOGPROBS_SETTINGS, PROBED, SAMPLE_SETTINGS, against_logprobs
-from traitline.judges.rubrics import COHERENCE, fill, trait_prompt
+from traitline.judges.questions import MIN_MASS, questions_about, score_from
 from traitline.traits.trait import Trait
 
 Method = Literal["auto", "logprobs", "sample"]
@@ -53,11 +52,12 @@ class OpenAIJudge:
             being scored.
         concurrency: how many requests may be under way at once, over all threads that call `score`.
         max_retries: how often one request is repeated after a passing failure.
-        timeout_seconds: how long a server may stay silent.
+        timeout_seconds: how long one request may take, to its answer's last byte.
         method: `logprobs`, `sample`, or `auto` to use logprobs where the server can.
         samples: answers drawn per question with `sample`.
         min_mass: the share of probability (or of samples) on numbers under which a score is missing.
         backoff_seconds: the wait before the first retry.
+        patience_seconds: how long a server that says when to come back may put one question off; this counts as no retry.
 
     Raises:
         JudgeError: no key (environment variable OPENAI_API_KEY) for a server that is not on this machine.
@@ -75,8 +75,9 @@ class OpenAIJudge:
         timeout_seconds: float = 60.0,
         method: Method = "auto",
         samples: int = 5,
-        min_mass: float = 0.25,
+        min_mass: float = MIN_MASS,
         backoff_seconds: float = 0.5,
+        patience_seconds: float = 600.0,
     ) -> None:
         if not model:
             raise InputError("an openai judge needs a model's name, for example openai:gpt-4.1-mini")
@@ -94,7 +95,12 @@ class OpenAIJudge:
         self._method = method
         self._settled = self._used = _known(method)
         self._server = ChatServer(
-            model, base_url, max_retries=max_retries, timeout_seconds=timeout_seconds, backoff_seconds=backoff_seconds
+            model,
+            base_url,
+            max_retries=max_retries,
+            timeout_seconds=timeout_seconds,
+            backoff_seconds=backoff_seconds,
+            patience_seconds=patience_seconds,
         )
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="traitline-judge")
         self._settle_lock = threading.Lock()
@@ -150,16 +156,9 @@ class OpenAIJudge:
             JudgeError: wrong key, unknown model, no server at the address, or `logprobs` asked of a server without.
             StoreError: a judgement could not be kept.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
-        if style not in trait.rubrics:
-            raise InputError(f"trait {trait.name!r} has no rubric for style {style!r}; add it under `rubrics`")
-        about_trait = [trait_prompt(trait.rubrics[style], q, a) for q, a in zip(questions, answers, strict=True)]
-        about_coherence = [fill(COHERENCE[style], q, a) for q, a in zip(questions, answers, strict=True)]
-        readings = self._read(list(dict.fromkeys(about_trait + about_coherence)))
-        return [
-            self._score(readings[prompt], readings[other]) for prompt, other in zip(about_trait, about_coherence, strict=True)
-        ]
+        asked = questions_about(trait, questions, answers, style)
+        readings = self._read([*dict.fromkeys([each.trait for each in asked] + [each.coherence for each in asked])])
+        return [self._score(readings[each.trait], readings[each.coherence]) for each in asked]
 
     def settle(self) -> Settled | None:
         """Find out, once, whether this server can be read by logprobs; the answer is kept in the cache, too.
@@ -188,13 +187,13 @@ class OpenAIJudge:
                 self._used = self._settled
             return self._settled
 
-    def _read(self, prompts: Sequence[str]) -> dict[str, Reading | Failure]:
-        """Return what the judge says to each prompt."""
+    def _read(self, prompts: Sequence[str]) -> dict[str, Reading | str]:
+        """Return what the judge says to each prompt, or why it says nothing."""
         if not prompts:
             return {}
         method = self._settled or self._kept_method(prompts) or self.settle()
         if method is None:
-            return dict.fromkeys(prompts, Failure("unavailable", "the server did not answer"))
+            return dict.fromkeys(prompts, "unavailable")
         self._used = method
         asks = {prompt: self._asks(prompt, method) for prompt in prompts}
         answers = self._answer([ask for several in asks.values() for ask in several])
@@ -231,10 +230,12 @@ class OpenAIJudge:
             for future in wait(waiting.values(), return_when=FIRST_EXCEPTION).done:
                 if not future.cancelled():
                     future.result()
-        except BaseException:
+        except BaseException as error:
             stop.set()
             for future in waiting.values():
                 future.cancel()
+            if isinstance(error, JudgeError):
+                wait(waiting.values())  # what is under way may still be answered, and is kept
             raise
         return answers | {key: _result(future) for key, future in waiting.items()}
 
@@ -253,11 +254,11 @@ class OpenAIJudge:
 
     def _fetch(self, ask: _Ask, stop: threading.Event) -> Any:
         """Ask the server and keep the answer; returns the kept value, or a `Failure`."""
-        reply = self._server.ask(ask.prompt, ask.settings, stop)
+        reply = self._server.ask(ask.prompt, ask.settings, stop, needs_positions="logprobs" in ask.settings)
         if isinstance(reply, Failure):
             return reply
-        value = _value(reply, wants_logprobs="logprobs" in ask.settings)
-        if self.cache is None or isinstance(value, Failure):
+        value = _value(reply, ask.settings)
+        if self.cache is None:
             return value
         return self.cache.put(
             ask.key,
@@ -267,26 +268,12 @@ class OpenAIJudge:
             completion_tokens=reply.completion_tokens,
         )
 
-    def _score(self, about_trait: Reading | Failure, about_coherence: Reading | Failure) -> Score:
-        refusal = isinstance(about_trait, Reading) and about_trait.refuses(self.min_mass)
-        trait, trait_gap = (0.0, None) if refusal else self._number(about_trait)
-        coherence, coherence_gap = self._number(about_coherence)
-        uncertainty = None if refusal or trait is None else self._standard_error(about_trait)
-        return Score(trait, coherence, refusal, _reason(trait_gap, coherence_gap), uncertainty)
-
-    def _number(self, reading: Reading | Failure) -> tuple[float | None, str | None]:
-        """Return a score and why it is missing, one of the two None."""
-        if isinstance(reading, Failure):
-            return None, reading.reason
-        if reading.mass < self.min_mass - 1e-9:
-            return None, f"only {reading.mass:.2f} of the answer is on numbers"
-        return reading.mean, None
-
-    def _standard_error(self, reading: Reading | Failure) -> float | None:
-        if isinstance(reading, Failure) or self._used != "sample":
-            return None
-        counted = round(reading.mass * self.samples)
-        return reading.spread / math.sqrt(counted - 1) if counted > 1 else None
+    def _score(self, about_trait: Reading | str, about_coherence: Reading | str) -> Score:
+        score = score_from(about_trait, about_coherence, self.min_mass)
+        if self._used != "sample" or isinstance(about_trait, str) or score.refusal or score.trait is None:
+            return score
+        counted = round(about_trait.mass * self.samples)
+        return replace(score, uncertainty=about_trait.spread / math.sqrt(counted - 1) if counted > 1 else None)
 
 
 def make(rest: str, cache: Path | None = None) -> OpenAIJudge:
@@ -313,32 +300,21 @@ def _known(method: Method) -> Settled | None:
     return "sample" if method == "sample" else None
 
 
-def _value(reply: Reply, *, wants_logprobs: bool) -> Any:
+def _value(reply: Reply, settings: Mapping[str, Any]) -> Any:
     """Return what the cache keeps of a reply."""
-    if not wants_logprobs:
-        return {"text": reply.text}
-    if reply.positions is None:
-        return Failure("no probabilities in the answer", "")
-    reading = read_positions(reply.positions)
-    return {"numbers": [[n, p] for n, p in sorted(reading.numbers.items())], "refusal": reading.refusal}
+    if "logprobs" in settings and reply.positions is not None:
+        return read_positions(reply.positions).to_json()
+    return {"text": reply.text}
 
 
-def _reading(values: Sequence[Any]) -> Reading | Failure:
-    """Return what kept values of one prompt say; one that failed leaves the prompt unanswered."""
+def _reading(values: Sequence[Any]) -> Reading | str:
+    """Return what kept values of one prompt say; one that failed leaves the prompt unanswered, for its reason."""
     for value in values:
         if isinstance(value, Failure):
-            return value
+            return value.reason
     if "text" in values[0]:
         return read_samples([value["text"] for value in values])
-    return Reading(dict(values[0]["numbers"]), values[0]["refusal"])
-
-
-def _reason(trait_gap: str | None, coherence_gap: str | None) -> str | None:
-    """Say once what holds of both scores, and otherwise which score it holds of."""
-    if trait_gap == coherence_gap:
-        return trait_gap
-    gaps = {"trait": trait_gap, "coherence": coherence_gap}
-    return "; ".join(f"{score}: {gap}" for score, gap in gaps.items() if gap)
+    return Reading.from_json(values[0])
 
 
 def _result(future: Future[Any]) -> Any:
