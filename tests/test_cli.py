@@ -233,6 +233,68 @@ def test_vectors_are_shown_compared_and_converted(vector: Path, tmp_path: Path) 
         assert "never overwritten" in call("vectors", *args).stderr
 
 
+def test_vectors_go_to_llama_cpp_and_back(vector: Path, tmp_path: Path) -> None:
+    out = tmp_path / "even.gguf"
+    result = call("vectors", "export", vector, "--out", out, "--model-hint", "llama")
+    assert result.exit_code == 0, result.stderr
+    assert "layers left out: 1" in result.stderr
+    assert "--control-vector even.gguf" in result.stderr
+    target = PersonaVector.from_array(np.ones((4, 32)), activation_norms=(1, 2, 3, 4)).save(tmp_path / "target.safetensors")
+    dose = ["vectors", "export", vector, "--out", tmp_path / "dosed.gguf", "--layer", 2, "--coef", 0.5]
+    assert "activation norms" in call(*dose).stderr
+    assert asked(*dose, "--norms-of", target)["written_layers"] == [2]
+    dosed = tmp_path / "dosed.safetensors"
+    asked("vectors", "import", tmp_path / "dosed.gguf", "--out", dosed)
+    assert asked("vectors", "show", dosed)["norms"][2] == pytest.approx(0.5 * 3)
+
+    back = tmp_path / "back.safetensors"
+    assert "directions at layers 2 to 3 of 3" in call("vectors", "import", out, "--out", back).stderr
+    shown = asked("vectors", "show", back)
+    assert [norm is None for norm in shown["norms"]] == [True, True, False, False]
+    assert shown["held_layers"] == [2, 3]
+    assert "none" in call("vectors", "show", back).stdout
+    assert asked("vectors", "compare", vector, back, "--layer", 3)["layers"][0]["cosine"] == pytest.approx(1)
+    assert "none" in call("vectors", "compare", vector, back).stdout
+    assert "only at 2 to 3" in call("vectors", "compare", vector, back, "--layer", 1).stderr
+
+    wrong = [
+        (["export", vector, "--out", tmp_path / "v.pt", "--layer", 2, "--coef", 1], "--layer, --coef is for a .gguf file only"),
+        (["export", vector, "--out", tmp_path / "v.onnx"], "neither .pt nor .gguf"),
+        (["export", vector, "--out", tmp_path / "v.gguf", "--layer", 1], "layer 1 cannot be written"),
+        (["import", out, "--out", tmp_path / "v.safetensors", "--trait", "even"], "--trait is for a published folder only"),
+        (["import", tmp_path / "out.txt", "--out", tmp_path / "v.safetensors"], "neither a folder here nor an id"),
+        (["import", out, "--out", tmp_path / "v.safetensors", "--depth", 9], "3 blocks, not 9"),
+    ]
+    for args, message in wrong:
+        failed = call("vectors", *args)
+        assert failed.exit_code == 2
+        assert message in failed.stderr
+        assert "Traceback" not in failed.output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "even.gguf",
+        "dosed.gguf",
+        "dosed.safetensors",
+        "back.safetensors",
+        "target.safetensors",
+    }
+
+
+def test_a_run_is_published_and_read_back(vector: Path, tmp_path: Path) -> None:
+    known = {"trait": "even", "strategy": "character", "checkpoint": "step0"}
+    original = PersonaVector.from_array(PersonaVector.load(vector).array, **known)
+    original.save(tmp_path / "run/cells/step0/even/character/vector.safetensors")
+    result = call("vectors", "publish", tmp_path / "run", "--out", tmp_path / "a folder")
+    assert result.exit_code == 0, result.stderr
+    assert "hf upload USER/NAME" in result.stderr
+    assert "'" + str(tmp_path / "a folder") + "'" in result.stderr
+    back = tmp_path / "back.safetensors"
+    asked("vectors", "import", tmp_path / "a folder", "--trait", "even", "--out", back)
+    assert [one["cosine"] for one in asked("vectors", "compare", vector, back)["layers"]] == pytest.approx([1] * 4)
+    again = call("vectors", "publish", tmp_path / "run", "--out", tmp_path / "a folder")
+    assert again.exit_code == 2
+    assert "never overwritten" in again.stderr
+
+
 def test_a_truncated_vector_file_is_a_failure_with_a_message(vector: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(vector.read_bytes()[:100])

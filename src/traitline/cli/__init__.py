@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from traitline.cli import doctor, lineages, models, reproduce, studies, traits, vectors
+from traitline.cli import doctor, lineages, models, reproduce, steer, studies, traits, vectors
 from traitline.cli.console import note, say
 from traitline.errors import InputError, TraitlineError
 
@@ -52,7 +52,7 @@ app.command()(studies.status)
 app.command()(studies.report)
 app.command()(reproduce.reproduce)
 app.command()(models.extract)
-app.command()(models.steer)
+app.command()(steer.steer)
 app.add_typer(vectors.app)
 app.add_typer(traits.app)
 app.add_typer(lineages.app)

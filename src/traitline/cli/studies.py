@@ -5,6 +5,7 @@ Knows how a study is named on the command line and how its plan, progress and ve
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from traitline.cli.console import JsonOption, count, known, note, print_json, print_table, say, size
-from traitline.cli.progress import progress
+from traitline.cli.progress import Settle, progress
 
 if TYPE_CHECKING:
     from traitline.study import Study
@@ -83,13 +84,20 @@ def status(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="A run directory, or several to set side by side.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Several runs: the folder of their comparison. [default: comparison-NAME-NAME]", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw the figures and write report.html again from a run's tables."""
-    from traitline.report import write_report
+    """Draw the figures and write report.html again from a run's tables, or one page that compares several runs."""
+    from traitline.errors import InputError
+    from traitline.report import write_comparison, write_report
 
-    page = write_report(run).resolve()
+    if len(runs) == 1 and out is not None:
+        raise InputError("--out is for the comparison of several runs; the report of one run lies in its own directory")
+    page = (write_report(runs[0]) if len(runs) == 1 else write_comparison(runs, out)).resolve()
     if as_json:
         print_json({"report": page})
     else:
@@ -103,8 +111,7 @@ def _run(name: str, out: Path | None, as_json: bool) -> None:
 
     study = Study.from_yaml(name, out)
     _quiet_libraries()
-    if study.config.lineage == "nano":
-        _pretrain()
+    _prepare(study)
     with progress(efforts(study.resolved)["total"].rows, batch=study.config.batch_rows) as settle:
         outcome = study.run(progress=settle)
     verdicts = _verdicts(study)
@@ -124,21 +131,22 @@ def _run(name: str, out: Path | None, as_json: bool) -> None:
         raise typer.Exit(FAILED_CELLS)
 
 
-def _pretrain() -> None:
-    """Pretrain the embedded lineage with a progress bar, unless that was done before."""
-    from traitline.nano import pretrain
+def _prepare(study: Study) -> None:
+    """Make the networks that are made on this machine, each kind with a progress bar, unless that was done before."""
+    from traitline.study.prepare import prepare
 
-    if (pretrain.checkpoints_folder() / pretrain.MARKER).is_file():
-        return
-    done = 0
-    with progress(pretrain.PretrainConfig().steps) as settle:
+    with contextlib.ExitStack() as bar:
+        shown: dict[str, tuple[Settle, int]] = {}
 
-        def step(steps: int, _total: int) -> None:
-            nonlocal done
-            settle("pretraining the embedded lineage", steps - done)
-            done = steps
+        def step(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                bar.close()
+                shown[what] = (bar.enter_context(progress(total)), 0)
+            settle, before = shown[what]
+            settle(what, done - before)
+            shown[what] = (settle, done)
 
-        pretrain.ensure(progress=step)
+        prepare(study.resolved, step)
 
 
 def _verdicts(study: Study) -> list[dict[Any, Any]]:

@@ -1,13 +1,13 @@
 """Generate text, every row under a condition of its own.
 
-Knows batching, the cache, where steering is added and when a row ends. A row arrives resolved: token ids, the key of its
-random numbers, and at most one intervention (layer, delta, positions). How a dose becomes a delta is `vectors/dose.py`; which
-rows share a batch is `study/plan.py`.
+Knows batching, the cache, where steering is added and when a row ends; the one loop over steps is here. A row arrives
+resolved: token ids, the key of its random numbers, and at most one intervention (layer, delta, positions). How a dose becomes
+a delta is `vectors/dose.py`; which rows share a batch is `study/plan.py`; telling tokens while they come is `stream.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from traitline.models.prompts import decode
 from traitline.models.sampler import penalise, pick, uniforms
 
 Positions = Literal["response", "prompt", "all"]
+Finish = Literal["eos", "length"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +52,19 @@ class Row:
     steer: Intervention | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A direction that the residual stream is read along while text is generated.
+
+    Attributes:
+        layer: whose block output is read, 1..L, before a row's own delta is added there.
+        direction: what it is multiplied with, float32 [hidden].
+    """
+
+    layer: int
+    direction: NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One generated response.
@@ -63,7 +77,7 @@ class Generation:
 
     text: str
     token_ids: list[int]
-    finish: Literal["eos", "length"]
+    finish: Finish
 
 
 @torch.inference_mode()
@@ -91,22 +105,11 @@ def generate_rows(
         InputError: sampling settings out of range, or token ids or an intervention that do not fit the network.
         ModelError: the network gives NaN or infinity.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if not 0 <= temperature < np.inf:
-        raise InputError(f"temperature must be 0 (greedy) or more, not {temperature}")
-    if not 0 < repetition_penalty < np.inf:
-        raise InputError(f"the repetition penalty must be above 0 (1 is none), not {repetition_penalty}")
     if not rows:
         return []
-    for row in rows:
-        _check(model, row)
-    batch = _Batch(model, rows, temperature, repetition_penalty, max_new_tokens)
-    with batch.steering():
-        for step in range(max_new_tokens):
-            batch.advance(step)
-            if not batch.alive:
-                break
+    batch = Batch(model, rows, max_new_tokens, temperature, repetition_penalty)
+    for _ in batch.steps():
+        pass
     return [_finish(model, ids) for ids in batch.new_ids]
 
 
@@ -115,33 +118,65 @@ def _finish(model: Model, ids: list[int]) -> Generation:
     return Generation(decode(model, ids[:-1] if ended else ids), ids, "eos" if ended else "length")
 
 
+def _check_sampling(max_new_tokens: int, temperature: float, repetition_penalty: float) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    if not 0 <= temperature < np.inf:
+        raise InputError(f"temperature must be 0 (greedy) or more, not {temperature}")
+    if not 0 < repetition_penalty < np.inf:
+        raise InputError(f"the repetition penalty must be above 0 (1 is none), not {repetition_penalty}")
+
+
 def _check(model: Model, row: Row) -> None:
-    steer = row.steer
     if not len(row.prompt_ids):
         raise InputError("a row has an empty prompt; it needs at least one token id")
     vocabulary = model.network.get_input_embeddings().weight.shape[0]
     if min(row.prompt_ids) < 0 or max(row.prompt_ids) >= vocabulary:
         raise InputError(f"a prompt holds token ids outside 0 to {vocabulary - 1}; were they made by another tokenizer?")
-    if steer is None:
+    if row.steer is None:
         return
-    if not 1 <= steer.layer <= model.layers:
-        raise InputError(f"cannot steer at layer {steer.layer}: {model.source!r} has layers 1 to {model.layers}")
-    if steer.positions not in get_args(Positions):
-        raise InputError(f"steered positions are 'response', 'prompt' or 'all', not {steer.positions!r}")
-    if steer.delta.shape != (model.hidden,):
+    if row.steer.positions not in get_args(Positions):
+        raise InputError(f"steered positions are 'response', 'prompt' or 'all', not {row.steer.positions!r}")
+    _check_direction(model, row.steer.layer, row.steer.delta, "steer", "steering delta")
+
+
+def _check_direction(model: Model, layer: int, direction: NDArray[np.float32], verb: str, noun: str) -> None:
+    if not 1 <= layer <= model.layers:
+        raise InputError(f"cannot {verb} at layer {layer}: {model.source!r} has layers 1 to {model.layers}")
+    if direction.shape != (model.hidden,):
         raise InputError(
-            f"the steering delta has shape {list(steer.delta.shape)}, but the residual stream of {model.source!r} is "
+            f"the {noun} has shape {list(direction.shape)}, but the residual stream of {model.source!r} is "
             f"{model.hidden} wide; a vector fits only models of its own width"
         )
-    if not np.isfinite(steer.delta).all():
-        raise InputError("the steering delta holds NaN or infinity; check the vector it was made from")
+    if not np.isfinite(direction).all():
+        raise InputError(f"the {noun} holds NaN or infinity; check the vector it was made from")
 
 
-class _Batch:
-    """The state of one batch while it is generated. Finished rows leave it when at most half of its rows are alive."""
+class Batch:
+    """The state of one batch while it is generated. Finished rows leave it when at most half of its rows are alive.
 
-    def __init__(self, model: Model, rows: Sequence[Row], temperature: float, penalty: float, steps: int) -> None:
-        self.model, self.temperature, self.penalty = model, temperature, penalty
+    Attributes:
+        new_ids: the generated ids of each of the caller's rows so far, a generated EOS included.
+        readings: with a probe, what the last step read at the newest token of each row that went into it, by index into the
+            caller's rows. A token is read when it is fed back, one step after it was chosen.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rows: Sequence[Row],
+        max_new_tokens: int,
+        temperature: float,
+        repetition_penalty: float,
+        probe: Probe | None = None,
+    ) -> None:
+        """Check the rows and the settings, and lay the prompts out; see `generate_rows` for what is raised."""
+        _check_sampling(max_new_tokens, temperature, repetition_penalty)
+        for row in rows:
+            _check(model, row)
+        if probe is not None:
+            _check_direction(model, probe.layer, probe.direction, "read", "direction to read along")
+        self.model, self.limit, self.temperature, self.penalty = model, max_new_tokens, temperature, repetition_penalty
         device = model.device
         width = max(len(row.prompt_ids) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)  # [rows, width]: left padding; the id under it is never seen
@@ -151,11 +186,14 @@ class _Batch:
             self.mask[r, width - len(row.prompt_ids) :] = 1
         self.ids, self.mask = ids.to(device), self.mask.to(device)
         self.position = self.mask.sum(dim=1, keepdim=True)  # [rows, 1]: of the next token
-        self.u = torch.from_numpy(uniforms([row.noise_key for row in rows], steps))  # [rows, steps]
+        self.u = torch.from_numpy(uniforms([row.noise_key for row in rows], max_new_tokens))  # [rows, steps]
         self.new_ids: list[list[int]] = [[] for _ in rows]
         self.alive = list(range(len(rows)))  # index into the caller's rows of each live row
         self.ended = torch.zeros(len(rows), dtype=torch.bool)
         self.cache: Any = DynamicCache()
+        self.probe = probe
+        self.read = torch.zeros(len(rows))  # [rows]: along the probe, at the last position fed
+        self.readings: dict[int, float] = {}
         self._seen(rows)
         self._steers(rows, width)
 
@@ -184,36 +222,61 @@ class _Batch:
         self.deltas = {layer: delta.to(device, self.model.network.dtype)[:, None] for layer, delta in self.deltas.items()}
         self.where, self.after = at_prompt.to(device), after.to(device)  # `where` becomes `after` once the prompt is through
 
-    def steering(self) -> AbstractContextManager[None]:
-        """Return the context in which the rows' deltas are added."""
+    def steps(self) -> Iterator[None]:
+        """Choose the next token of every live row, one step at a time, until all rows ended or reached the limit.
+
+        The network carries hooks only while it runs, so whoever takes the steps may stop or use it in between.
+        """
+        for step in range(self.limit):
+            logits = self._forward(first=step == 0)  # [rows, vocabulary]
+            if self.seen is not None:
+                logits = penalise(logits, self.seen, self.penalty)
+            self._keep(pick(logits, self.u[:, step], self.temperature))
+            yield
+            if not self.alive:
+                return
+
+    def read_last(self) -> None:
+        """Feed the newest token of the rows that the limit cut, so that `readings` holds them as well."""
+        self.readings = {}
+        if self.alive:
+            self._forward(first=False)
+
+    def _forward(self, *, first: bool) -> torch.Tensor:
+        """Run the network once over what is not in the cache yet. Returns the next token's logits, [rows, vocabulary]."""
+        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0) if first else self.position - 1
+        with self._steering():
+            out = self.model.network(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        if first:
+            self.where = self.after
+        elif self.probe is not None:
+            read = self.read.tolist()
+            self.readings = {self.alive[r]: read[r] for r in range(len(read)) if not self.ended[r]}
+        logits: torch.Tensor = out.logits[:, -1].float()
+        return logits
+
+    def _steering(self) -> AbstractContextManager[None]:
+        """Return the context in which the probe reads and the rows' deltas are added."""
 
         def edit(layer: int) -> Any:
             def add(hidden: torch.Tensor) -> torch.Tensor:  # [rows, positions, hidden]
+                if self.probe is not None and layer == self.probe.layer:
+                    self.read = hidden[:, -1].float() @ torch.from_numpy(self.probe.direction).to(hidden.device)
+                if layer not in self.deltas:
+                    return hidden
                 return hidden + self.where.to(hidden) * self.deltas[layer].to(hidden)
 
             return add
 
-        return editing(self.model.blocks, {layer: edit(layer) for layer in self.deltas})
-
-    def advance(self, step: int) -> None:
-        """Run the network once and choose the next token of every row."""
-        first = step == 0
-        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0) if first else self.position - 1
-        out = self.model.network(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = out.logits[:, -1].float()  # [rows, vocabulary]
-        if self.seen is not None:
-            logits = penalise(logits, self.seen, self.penalty)
-        chosen = pick(logits, self.u[:, step], self.temperature)  # [rows]
-        self._keep(chosen)
-        if first:
-            self.where = self.after
+        layers = {*self.deltas, self.probe.layer} if self.probe is not None else set(self.deltas)
+        return editing(self.model.blocks, {layer: edit(layer) for layer in layers})
 
     def _keep(self, chosen: torch.Tensor) -> None:
         for r, token in enumerate(chosen.tolist()):
