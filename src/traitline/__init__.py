@@ -18,27 +18,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traitline import analysis
-    from traitline.api import capture, elicit, extract, generate, judge, trait
+    from traitline.api import capture, elicit, extract, generate, judge, stream, trait
     from traitline.errors import InputError, JudgeError, ModelError, StoreError, TraitlineError
     from traitline.judges import Judge, Score
     from traitline.lineages import Lineage, load_lineage
     from traitline.models import Generation, Model, load_model
     from traitline.study import Study
     from traitline.traits import Trait
-    from traitline.vectors import PersonaVector, Provenance, Steer, export_pt, import_pt, steer
+    from traitline.vectors import (
+        PersonaVector,
+        Provenance,
+        Steer,
+        export_gguf,
+        export_hub,
+        export_pt,
+        import_gguf,
+        import_hub,
+        import_pt,
+        steer,
+    )
 
 __version__ = version("traitline")
 
 _HOMES = {
     "traitline": ["analysis"],
-    "traitline.api": ["capture", "elicit", "extract", "generate", "judge", "trait"],
+    "traitline.api": ["capture", "elicit", "extract", "generate", "judge", "stream", "trait"],
     "traitline.errors": ["InputError", "JudgeError", "ModelError", "StoreError", "TraitlineError"],
     "traitline.judges": ["Judge", "Score"],
     "traitline.lineages": ["Lineage", "load_lineage"],
     "traitline.models": ["Generation", "Model", "load_model"],
     "traitline.study": ["Study"],
     "traitline.traits": ["Trait"],
-    "traitline.vectors": ["PersonaVector", "Provenance", "Steer", "export_pt", "import_pt", "steer"],
+    "traitline.vectors": [
+        "PersonaVector",
+        "Provenance",
+        "Steer",
+        "export_gguf",
+        "export_hub",
+        "export_pt",
+        "import_gguf",
+        "import_hub",
+        "import_pt",
+        "steer",
+    ],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -62,14 +84,19 @@ __all__ = [
     "analysis",
     "capture",
     "elicit",
+    "export_gguf",
+    "export_hub",
     "export_pt",
     "extract",
     "generate",
+    "import_gguf",
+    "import_hub",
     "import_pt",
     "judge",
     "load_lineage",
     "load_model",
     "steer",
+    "stream",
     "trait",
 ]
 

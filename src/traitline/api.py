@@ -6,7 +6,8 @@ the rooms themselves, which the functions name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from traitline.judges import Judge, make_judge
 from traitline.lineages import Checkpoint, Lineage
 from traitline.models import Calibration, Generation, Model, Prompt, Row, calibrate, capture_rows, encode, generate_rows
 from traitline.models.prompts import encode_response
+from traitline.models.stream import Step, stream_rows
 from traitline.study.config import Evaluation, Sampling, StudyConfig
 from traitline.study.elicit import generate_table, score_table
 from traitline.study.plan import Cell, Network, Plan, batches, derived_seed
@@ -27,6 +29,7 @@ from traitline.vectors import PersonaVector, Provenance, Steer
 from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.estimators import accepted
 from traitline.vectors.extract import ControlSeeds, extract_arrays
+from traitline.vectors.projection import Axis, axis
 
 _calibrations: WeakKeyDictionary[Model, Calibration] = WeakKeyDictionary()
 
@@ -183,15 +186,7 @@ def generate(
     Raises:
         InputError: a steer that does not fit the network, or not as many as prompts.
     """
-    steers = [steer] * len(prompts) if steer is None or isinstance(steer, Steer) else list(steer)
-    if len(steers) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts but {len(steers)} steers; give one (or None) per prompt, or one for all")
-    needed = any(one is not None and one.dose == "norm" for one in steers)
-    norms = _calibration(model).norms if needed else np.ones(model.layers + 1, dtype=np.float32)
-    rows = [
-        Row(encode(model, prompt), derived_seed(seed, i), _fitting(model, one).resolve(norms) if one is not None else None)
-        for i, (prompt, one) in enumerate(zip(prompts, steers, strict=True))
-    ]
+    rows = _rows(model, prompts, steer, [derived_seed(seed, i) for i in range(len(prompts))])
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt_ids))  # rows of like length pad each other least
     done: dict[int, Generation] = {}
     for start in range(0, len(order), batch_rows):
@@ -207,20 +202,109 @@ def generate(
     return [done[i] for i in range(len(rows))]
 
 
-def _fitting(model: Model, one: Steer) -> Steer:
-    if (one.vector.layers, one.vector.hidden) != (model.layers, model.hidden):
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """Responses while they are generated: iterate over its steps. `axis` tells what the projections are of."""
+
+    axis: Axis
+    steps: Iterator[Step]
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps
+
+
+def stream(
+    model: Model,
+    prompts: Sequence[Prompt],
+    vector: PersonaVector,
+    layer: int,
+    *,
+    steer: Steer | Sequence[Steer | None] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+) -> Stream:
+    """Generate one response per prompt and tell every token as it comes, with its projection onto a vector.
+
+    A token's projection is the dot product of the residual stream at its own position, after block `layer`, and the unit
+    vector, as a share of the model's activation norm there. What steering adds at that layer is not in it, so with steering
+    at the same layer it is what the text alone reads like: the same tokens project the same, however they came about.
+
+    Args:
+        model: the network.
+        prompts: texts, lists of chat messages, or lists of token ids; generated together. All draw the same random numbers,
+            those of the first prompt in `generate`: they are meant to be one prompt under several conditions.
+        vector: what is projected onto.
+        layer: where, 1..L.
+        steer: one for all prompts, or one (or None) per prompt.
+        max_new_tokens: where a response is cut.
+        temperature: 0 is greedy.
+        repetition_penalty: 1 is none.
+        seed: of the sampling.
+
+    Raises:
+        InputError: a vector, layer or steer that does not fit the network, or not as many steers as prompts.
+    """
+    _check_fit(model, vector)
+    onto = axis(vector, layer, _calibration(model))
+    rows = _rows(model, prompts, steer, [derived_seed(seed, 0)] * len(prompts))
+    steps = stream_rows(
+        model,
+        rows,
+        onto.probe,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        repetition_penalty=repetition_penalty,
+    )
+    return Stream(onto, steps)
+
+
+def _rows(
+    model: Model, prompts: Sequence[Prompt], steer: Steer | Sequence[Steer | None] | None, noise_keys: list[int]
+) -> list[Row]:
+    """Resolve prompts and steers into rows."""
+    steers = [steer] * len(prompts) if steer is None or isinstance(steer, Steer) else list(steer)
+    if len(steers) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts but {len(steers)} steers; give one (or None) per prompt, or one for all")
+    for one in steers:
+        if one is not None:
+            _check_fit(model, one.vector)
+    needed = any(one is not None and one.dose == "norm" for one in steers)
+    norms = _calibration(model).norms if needed else np.ones(model.layers + 1, dtype=np.float32)
+    return [
+        Row(encode(model, prompt), key, one.resolve(norms) if one is not None else None)
+        for prompt, key, one in zip(prompts, noise_keys, steers, strict=True)
+    ]
+
+
+def _check_fit(model: Model, vector: PersonaVector) -> None:
+    if (vector.layers, vector.hidden) != (model.layers, model.hidden):
         raise InputError(
-            f"the vector is for {one.vector.layers} blocks x {one.vector.hidden}, but {model.source!r} has "
+            f"the vector is for {vector.layers} blocks x {vector.hidden}, but {model.source!r} has "
             f"{model.layers} x {model.hidden}; a vector fits only models of its own depth and width"
         )
-    return one
 
 
 def _calibration(model: Model) -> Calibration:
     """Measure a model's activation norms once."""
     if model not in _calibrations:
-        _calibrations[model] = calibrate(model, [encode(model, text) for text in calibration_texts()])
+        texts = _nano_texts() if _is_nano(model) else calibration_texts()
+        _calibrations[model] = calibrate(model, [encode(model, text) for text in texts])
     return _calibrations[model]
+
+
+def _is_nano(model: Model) -> bool:
+    """Tell whether a model is of the embedded lineage, which knows few words of ordinary texts."""
+    from traitline.nano.pretrain import cache_folder
+
+    return cache_folder().resolve() in Path(model.source).resolve().parents
+
+
+def _nano_texts() -> list[str]:
+    from traitline.nano import calibration_texts
+
+    return calibration_texts()
 
 
 def _single(model: Model, trait: Trait, strategy: str, sampling: Sampling, seed: int) -> tuple[Plan, Network]:
