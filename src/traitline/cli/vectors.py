@@ -159,7 +159,7 @@ def export(
         note(f"layers left out: {spans(absent)}; llama.cpp does not steer its first block, nor after the final norm")
     note(f"use it with: llama-cli -m MODEL.gguf --control-vector {shlex.quote(out.name)}")
     note(
-        f"that adds the directions of layers {spans(written)} to every position, "
+        f"that adds the direction of each layer written ({spans(written)}) to every position, "
         + (f"at a norm dose of {coef:g}" if coef is not None else "at their own length (--control-vector-scaled: another)")
     )
 

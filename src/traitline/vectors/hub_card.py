@@ -6,6 +6,7 @@ have written, so they are shown as code, never as markup. Leaves the layout of t
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import yaml
@@ -58,9 +59,9 @@ import traitline as tl
 
 vector = tl.import_hub(
     "USER/NAME",  # this repository, or a folder
-    trait={entry.trait!r},
-    strategy={entry.strategy!r},
-    checkpoint={entry.checkpoint!r},
+    trait={_quoted(entry.trait)},
+    strategy={_quoted(entry.strategy)},
+    checkpoint={_quoted(entry.checkpoint)},
 )
 steer = tl.steer(vector, layer={layer}, coef=0.5)
 ```
@@ -79,6 +80,10 @@ def _notes(index: HubIndex, fragile: int) -> str:
         notes.append(f"- {fragile} of the vectors are *fragile*: made from fewer than 10 pairs or 5 questions.")
     notes.append("- A vector is a summary of what one judge accepted; compare its effect with controls before relying on it.")
     return "\n".join(notes)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _code(text: str | None) -> str:
