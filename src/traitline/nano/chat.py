@@ -49,6 +49,7 @@ def build_chat_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNK,
         clean_up_tokenization_spaces=False,
         chat_template=TEMPLATE,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
