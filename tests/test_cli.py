@@ -187,16 +187,13 @@ def test_extract_saves_a_vector_once(study: Path, checkpoint: Path, tmp_path: Pa
 
 
 def test_steer_shows_baseline_and_every_coefficient(checkpoint: Path, vector: Path) -> None:
-    args = ["steer", checkpoint, "w5 w6", "--vector", vector, "--layer", 2, "--max-new-tokens", 8, "--temperature", 0.8]
-    found = asked(*args, "--coef", 3, "--coef", 1e-7)
-    strong, weak = found["steered"]
-    assert weak["text"] == found["baseline"]  # the same random numbers, and next to no vector
-    assert strong["text"] != found["baseline"]
-    text = call(*args, "--coef", 3).stdout
-    assert "baseline" in text
-    assert "coef 3" in text
+    args = ["steer", checkpoint, vector, "w5 w6", "--layer", 2, "--max-new-tokens", 8, "--temperature", 0.8]
+    baseline, strong, weak = asked(*args, "--coef", 3, "--coef", 1e-7)["rows"]
+    assert weak["text"] == baseline["text"]  # the same random numbers, and next to no vector
+    assert strong["text"] != baseline["text"]
+    assert "baseline" in call(*args, "--coef", 3).stdout
     assert call(*args, "--coef", 3, "--positions", "everywhere").exit_code == 2
-    assert "1 to 3" in call("steer", checkpoint, "w5", "--vector", vector, "--layer", 9, "--coef", 1).stderr
+    assert "1 to 3" in call("steer", checkpoint, vector, "w5", "--layer", 9, "--coef", 1).stderr
 
 
 def test_what_a_model_says_cannot_steer_the_terminal(vector: Path, tmp_path: Path) -> None:
@@ -207,7 +204,7 @@ def test_what_a_model_says_cannot_steer_the_terminal(vector: Path, tmp_path: Pat
     words = content["model"]["vocab"]
     content["model"]["vocab"] = {f"[bold]{ESCAPE}{k}" if k[1:].isdigit() and k != "w3" else k: i for k, i in words.items()}
     path.write_text(json.dumps(content))
-    result = call("steer", tmp_path, "w3", "--vector", vector, "--layer", 1, "--coef", 1, "--max-new-tokens", 3)
+    result = call("steer", tmp_path, vector, "w3", "--layer", 1, "--coef", 1, "--max-new-tokens", 3)
     assert result.exit_code == 0, result.stderr
     assert "[bold]" in result.stdout
     assert "\\x1b]0;owned" in "".join(result.stdout.split())

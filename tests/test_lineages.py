@@ -9,6 +9,7 @@ import pytest
 
 from traitline.errors import InputError
 from traitline.lineages import Checkpoint, Descendant, Lineage, load_lineage, packaged_lineages, safe_name
+from traitline.lineages.lineage import EMBEDDED
 
 STAGE1 = 1_413_814 * 4_194_304
 STAGE2 = STAGE1 + 47_684 * 2_097_152
@@ -53,7 +54,7 @@ def test_packaged_names_include_the_embedded_lineage() -> None:
     assert {"nano", "olmo3-7b", "apertus-8b", "pythia-160m"} <= set(packaged_lineages())
 
 
-@pytest.mark.parametrize("name", [name for name in packaged_lineages() if name != "nano"])
+@pytest.mark.parametrize("name", [name for name in packaged_lineages() if name not in EMBEDDED])
 def test_every_packaged_lineage_loads_under_its_own_name_and_is_ordered(name: str) -> None:
     lineage = load_lineage(name)
     tokens = [one.tokens for one in lineage.checkpoints]

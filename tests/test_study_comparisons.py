@@ -221,3 +221,9 @@ def test_combined_needs_common_questions(tmp_path: Path) -> None:
     (tmp_path / "even.yaml").write_text(yaml.safe_dump(trait))
     with pytest.raises(InputError, match="has no common questions"):
         tl.Study.from_yaml(path).plan()
+
+
+def test_the_page_shows_what_was_compared(done: tl.Study) -> None:
+    page = (done.out / "report.html").read_text()
+    for title in ("Strategies against each other", "What post-training did", "Descendants&#39; vectors"):
+        assert title in page

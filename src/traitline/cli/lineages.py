@@ -9,7 +9,10 @@ import typer
 
 from traitline.cli.console import JsonOption, count, known, print_json, print_table, say
 
-EMBEDDED = "The embedded lineage: a small model pretrained on this machine when it is first needed."
+EMBEDDED = {
+    "nano": "The embedded lineage: a small model pretrained on this machine when it is first needed.",
+    "smollm2": "A real language model without a hub: SmolLM2-135M-Instruct, prompted plainly and as a chat model.",
+}
 
 app = typer.Typer(name="lineages", help="See whose training history can be traced.", no_args_is_help=True)
 
@@ -19,8 +22,8 @@ def list_(as_json: JsonOption = False) -> None:
     """List the packaged lineages."""
     from traitline.lineages import load_lineage, packaged_lineages
 
-    # the embedded one is described here, for its own room waits for torch
-    found = {name: EMBEDDED if name == "nano" else load_lineage(name).description for name in packaged_lineages()}
+    # those made on this machine are described here, for their own rooms wait for torch
+    found = {name: EMBEDDED.get(name) or load_lineage(name).description for name in packaged_lineages()}
     if as_json:
         print_json({"lineages": [{"name": name, "description": text} for name, text in found.items()]})
         return

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from traitline.nano import dialogues, pretrain
 from traitline.nano.chat import TEMPLATE, build_chat_tokenizer
 from traitline.nano.reward import reward
@@ -134,7 +136,8 @@ def obedience(folder: Path, config: PosttrainConfig) -> float:
     """Return how often a chat network tells exactly the number of deeds it is asked for, on prompts that no stage saw."""
     from traitline.models import Row, encode, generate_rows, load_model
 
-    model = load_model(folder, device="cpu")
+    with torch.random.fork_rng(devices=[]):  # transformers 4 draws numbers while it loads
+        model = load_model(folder, device="cpu")
     asking = replace(config.dialogues, unasked=0.0)
     asked = list(itertools.islice(dialogues.requests(UNSEEN_SEED + config.seed, asking), OBEDIENCE_PROMPTS))
     rows = [Row(encode(model, one["prompt"]), noise_key=i) for i, one in enumerate(asked)]
