@@ -29,7 +29,8 @@ from traitline.models import encode
 from traitline.models.generate import Batch
 
 ESCAPE = "\x1b]0;owned\x07"
-TEMPLATE = "{% for m in messages %}{{ {'system': 'w4', 'user': 'w5', 'assistant': 'w6'}[m['role']] }} {{ m['content'] }} {% endfor %}w6"
+ROLES = "{'system': 'w4', 'user': 'w5', 'assistant': 'w6'}"
+TEMPLATE = f"{{% for m in messages %}}{{{{ {ROLES}[m['role']] }}}} {{{{ m['content'] }}}} {{% endfor %}}w6"
 HEADER = re.compile(r"^\[(.*)\]$", re.MULTILINE)
 
 
@@ -290,7 +291,7 @@ def _child(args: list[str], slow: float, environment: dict[str, str]) -> NoRetur
     for name in ("NO_COLOR", "FORCE_COLOR"):
         os.environ.pop(name, None)
     os.environ.update({"TERM": "xterm-256color", "COLORTERM": "truecolor", **environment})
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115 - until it exits
     forward = Batch._forward
     Batch._forward = lambda self, **how: (time.sleep(slow), forward(self, **how))[1]  # type: ignore[assignment,method-assign]
     signal.signal(signal.SIGINT, signal.default_int_handler)
