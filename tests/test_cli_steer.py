@@ -288,7 +288,7 @@ def test_what_a_model_says_cannot_steer_the_terminal(vector: Path, tmp_path: Pat
 def _child(args: list[str], slow: float, environment: dict[str, str]) -> NoReturn:
     """Run the command in a process whose standard streams are a terminal; `slow` seconds pass with every token."""
     code: Any = 1
-    for name in ("NO_COLOR", "FORCE_COLOR"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
     os.environ.update({"TERM": "xterm-256color", "COLORTERM": "truecolor", **environment})
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115 - until it exits
