@@ -177,8 +177,8 @@ def _kept_apart(config: PosttrainConfig) -> Iterator[str]:
     """
     from huggingface_hub import constants
 
-    datasets = _imported("datasets")
     state, drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - trainers seed the global generators
+    datasets = _imported("datasets")
     bars, telemetry = datasets.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
     with ExitStack() as stack:
         stack.callback(random.setstate, state)
