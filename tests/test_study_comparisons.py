@@ -227,3 +227,29 @@ def test_the_page_shows_what_was_compared(done: tl.Study) -> None:
     page = (done.out / "report.html").read_text()
     for title in ("Strategies against each other", "What post-training did", "Descendants&#39; vectors"):
         assert title in page
+
+
+def test_descendants_meet_the_controls_of_the_last_vector(done: tl.Study) -> None:
+    controls, moved = table(done, "controls"), table(done, "transfer")
+    for name in STAGES:
+        met = controls[controls["target"] == name]
+        assert set(met["vector_checkpoint"]) == {"step20"}
+        assert set(met["strategy"]) == set(moved["strategy"])
+        assert set(met["control_kind"]) == {"isotropic", "covariance", "shuffled"}
+        drawn = met[met["status"] == "complete"]
+        assert drawn["n_rows_steered"].eq(6).all()
+        rows = read_rows(done.out / f"targets/{name}/even/character/transfer.parquet")
+        control = rows[(rows["control_kind"] == "isotropic") & (rows["coef"] == 0.5)]
+        row = drawn[(drawn["control_kind"] == "isotropic") & (drawn["strategy"] == "character")].iloc[0]
+        assert row["steered_trait"] == pytest.approx(control.groupby("question_id")["trait_score"].mean().mean())
+    assert not (controls["target"].isin(STAGES) & (controls["vector_checkpoint"] != "step20")).any()
+    again = read_rows(done.out / "targets/step20/even/character/transfer.parquet")
+    assert not again["condition"].isin(["random", "shuffled"]).any()  # the last checkpoint has met its own before
+
+
+def test_a_vector_under_a_descendants_largest_control_is_not_steerable(done: tl.Study) -> None:
+    moved, controls = table(done, "transfer"), table(done, "controls")
+    bounds = controls[controls["delta_trait"].notna()].groupby(["target", "trait", "strategy", "coef"])["delta_trait"].max()
+    here = moved[moved["target"].isin(STAGES) & (moved["status"] == "complete") & (moved["coef"] > 0)]
+    keys = pd.MultiIndex.from_frame(here[["target", "trait", "strategy", "coef"]])
+    assert not (here["steerable"].astype(bool) & (here["ci_low"].to_numpy() <= bounds.reindex(keys).to_numpy())).any()

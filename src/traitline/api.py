@@ -52,7 +52,7 @@ def judge(name: str, cache: str | Path | None = None) -> Judge:
 
     Args:
         name: kind and model.
-        cache: SQLite file in which a paid judge keeps every judgement.
+        cache: SQLite file in which a judge by API or a local model keeps every judgement.
 
     Raises:
         InputError: no such judge.

@@ -309,7 +309,8 @@ def conditions(
     - `significant`: the adjusted p is under alpha.
     - `large`: the lower bound exceeds the minimum effect.
     - `above_controls`: it exceeds the largest control delta of the same trait, strategy, target, layer, dose and size of
-      coefficient, where there are such controls. A target's controls are made from its own vector.
+      coefficient, where there are such controls. A checkpoint's controls are made from its own vector, a descendant's from
+      the last checkpoint's.
     - `coherent`: the floor is kept or the loss is small.
     - `lasting`: all of that also holds at the next checkpoint with the same target, layer, dose, coefficient and
       positions; the last has no next. A failed row is passed over; a next one without a vector does not confirm.

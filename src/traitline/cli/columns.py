@@ -107,16 +107,15 @@ def summarise(columns: Sequence[Column]) -> None:
 
 def explain(axis: Axis, trait: str | None, console: Console) -> None:
     """Print what the projections are, and on a coloured terminal the scale of the colours."""
-    low, high = axis.neutral - axis.spread, axis.neutral + axis.spread
     what = f"projection onto {harmless(trait or 'the vector')} at layer {axis.layer}, in activation norms"
     if _coloured(console):
-        scale = Text(f"{low:+.2f} ")
+        scale = Text(f"{axis.low:+.2f} ")
         for i in range(SWATCHES):
-            scale.append("■", _shade(axis, low + (high - low) * i / (SWATCHES - 1)))
-        console.print(scale.append(f" {high:+.2f}"))
+            scale.append("■", _shade(axis, axis.low + (axis.high - axis.low) * i / (SWATCHES - 1)))
+        console.print(scale.append(f" {axis.high:+.2f}"))
     said = (
         f"Colours and numbers: each token's {what}." if _coloured(console) else f"Numbers: the tokens' mean {what}.",
-        f"The median of neutral text is {axis.neutral:+.2f}, and 95 % of it lies between {low:+.2f} and {high:+.2f}.",
+        f"The median of neutral text is {axis.neutral:+.2f}, and 95 % of it lies between {axis.low:+.2f} and {axis.high:+.2f}.",
         "A token is read before the vector is added: this is what the text says, not the push.",
     )
     console.print(Text(" ".join(said)), soft_wrap=not console.is_terminal)
@@ -174,7 +173,7 @@ def _coloured(console: Console) -> bool:
 
 def _shade(axis: Axis, projection: float) -> Style:
     """Return the style of one projection: grey where neutral texts are, blue below and red above, bold beyond the scale."""
-    place = (projection - axis.neutral) / axis.spread if axis.spread else 0.0
+    place = axis.place(projection)
     share = min(1.0, abs(place))
     end = RED if place > 0 else BLUE
     red, green, blue = (round(grey + share * (full - grey)) for grey, full in zip(GREY, end, strict=True))

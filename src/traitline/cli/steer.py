@@ -15,7 +15,7 @@ import typer
 
 from traitline.cli.checkpoints import located
 from traitline.cli.console import JsonOption, note, print_json
-from traitline.cli.models import Dose, LengthOption, Positions, RevisionOption, SeedOption, TemperatureOption
+from traitline.cli.models import Dose, LengthOption, ModelArgument, Positions, RevisionOption, SeedOption, TemperatureOption
 from traitline.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,13 +27,11 @@ STOPPED = 130
 
 
 def steer(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A directory, a hub id, or LINEAGE:CHECKPOINT such as nano:step2000.")
-    ],
+    model: ModelArgument,
     vector: Annotated[Path, typer.Argument(metavar="VECTOR", help="A vector file, .safetensors.")],
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="What to answer; without it, the piped input, or line after line."),
+        typer.Argument(metavar="PROMPT", help="What to answer; without it, the piped input, or line after line."),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(help="Whose output the vector is added to, from 1.", show_default="the middle")
@@ -138,7 +136,7 @@ def _answers(held: Conversation, text: str) -> dict[str, Any]:
         "temperature": now.temperature,
         "seed": now.seed,
         "activation_norm": axis.activation_norm,
-        "neutral": {"median": axis.neutral, "spread": axis.spread},
+        "neutral": {"median": axis.neutral, "low": axis.low, "high": axis.high},
         "rows": rows,
     }
 

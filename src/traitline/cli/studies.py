@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FAILED_CELLS = 3
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a YAML file.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory. [default: runs/NAME]", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory.", show_default="runs/NAME")]
 
 
 def demo(
@@ -84,10 +84,10 @@ def status(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="A run directory, or several to set side by side.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="A run directory, or several to set side by side.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Several runs: the folder of their comparison. [default: comparison-NAME-NAME]", show_default=False),
+        typer.Option(help="Several runs: the folder of their comparison.", show_default="comparison-NAME-NAME"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

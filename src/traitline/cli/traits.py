@@ -87,7 +87,7 @@ def check(trait: TraitArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and underscores.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write. [default: NAME.yaml]", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="NAME.yaml")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Begin a trait file of your own, with a placeholder for every text; `traits check` tells which are left."""

@@ -15,7 +15,7 @@ import typer
 from traitline.cli.console import JsonOption, known, new_file, note, print_json, print_table, say
 from traitline.errors import InputError
 
-app = typer.Typer(name="vectors", help="Look at, compare and convert vector files.", no_args_is_help=True)
+app = typer.Typer(name="vectors", help="Look at, compare, convert and publish vector files.", no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A vector file, .safetensors.")]
 SourceArgument = Annotated[
@@ -115,7 +115,9 @@ def import_(
         return
     say(out.resolve())
     if len(held) < vector.layers:
-        note(f"it has directions at layers {spans(held)} of {vector.layers}; steering elsewhere is refused")
+        note(
+            f"its network has {vector.layers} blocks; it has directions after {spans(held)} only, steering elsewhere is refused"
+        )
     if kind == ".gguf" and vector.provenance.layer_convention == LAST_AFTER_NORM:
         note(f"the last layer, {vector.layers}, may have been read after the final norm, so steering there is refused")
 
@@ -160,7 +162,11 @@ def export(
     note(f"use it with: llama-cli -m MODEL.gguf --control-vector {shlex.quote(out.name)}")
     note(
         f"that adds the direction of each layer written ({spans(written)}) to every position, "
-        + (f"at a norm dose of {coef:g}" if coef is not None else "at their own length (--control-vector-scaled: another)")
+        + (
+            f"at a norm dose of {coef:g}"
+            if coef is not None
+            else "at their own length (another: --control-vector-scaled FILE:SCALE)"
+        )
     )
 
 

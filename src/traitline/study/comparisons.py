@@ -22,7 +22,7 @@ FACET_COLUMNS = ["trait", "strategy", "checkpoint", "tokens", "scheme", "set", *
 PAIR_COLUMNS = ["checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"]
 
 
-def comparison_tables(found: Found, rows: pd.DataFrame, controls: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def comparison_tables(found: Found, rows: pd.DataFrame, moved: pd.DataFrame, controls: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables that a study has where it asks for them, by name.
 
     `strategies`: every strategy's vectors on every strategy's questions and on the common ones. `cosine_cross_strategy`: how
@@ -32,10 +32,10 @@ def comparison_tables(found: Found, rows: pd.DataFrame, controls: pd.DataFrame) 
     Args:
         found: the run's files.
         rows: the evaluated rows of all checkpoints.
+        moved: the rows of all targets.
         controls: the effect table of the controls.
     """
     plan, tables = found.plan, dict[str, pd.DataFrame]()
-    moved = found.rows(found.store.transfer, plan.targets)
     if plan.config.compared:
         tables["strategies"] = _strategies(found, rows, moved, controls)
     if len(plan.config.generating) > 1:
@@ -67,7 +67,7 @@ def _strategies(found: Found, rows: pd.DataFrame, moved: pd.DataFrame, controls:
     elsewhere = moved[moved["target"].isin(after)]
     responses = pd.concat([part for part in (rows, elsewhere) if len(part)] or [rows], ignore_index=True)
     alone = responses[responses["condition"] != "bootstrap"]  # only a strategy's own questions have bootstrap rows
-    where = planned["target"].isin(plan.order).map({True: "checkpoints", False: "descendants"})
+    where = found.families(planned)
     families = planned["vector_strategy"] + " on " + where
     table = effects.effect_table(planned, alone, families=families, seed=plan.config.seed)
     table.insert(list(table.columns).index("strategy") + 1, "vector_strategy", planned["vector_strategy"])
@@ -120,8 +120,7 @@ def _reverse(found: Found, moved: pd.DataFrame, controls: pd.DataFrame) -> pd.Da
     """Return the effects of the descendants' vectors on the last checkpoint and on every descendant."""
     plan = found.plan
     planned = found.planned_transfers(found.descendant_cells)
-    families = planned["target"].isin(plan.order).map({True: "checkpoints", False: "descendants"})
-    table = effects.effect_table(planned, moved, families=families, seed=plan.config.seed)
+    table = effects.effect_table(planned, moved, families=found.families(planned), seed=plan.config.seed)
     order = [network.name for network in plan.descendants]
     for _, part in table.groupby("vector_checkpoint", sort=False):  # stages are no series: none has to confirm another
         met = effects.steerability(part, controls, order=order, **plan.config.criteria.model_dump())

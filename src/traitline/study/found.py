@@ -70,15 +70,22 @@ class Found:
         ]
         return pd.DataFrame(records, columns=PLANNED)
 
-    def planned_controls(self) -> pd.DataFrame:
-        """Return every planned comparison of a control with baseline rows."""
-        columns = [*effects.PLAN_COLUMNS, *effects.CONDITION_KEY]
-        return pd.DataFrame([record for cell in self.cells for record in self._controls(cell)], columns=columns)
+    def families(self, planned: pd.DataFrame) -> pd.Series:
+        """Return the family of targets that each comparison belongs to: the checkpoints, or the descendants."""
+        return planned["target"].isin(self.plan.order).map({True: "checkpoints", False: "descendants"})
 
-    def _controls(self, cell: Cell) -> Iterator[dict[str, Any]]:
+    def planned_controls(self) -> pd.DataFrame:
+        """Return every planned comparison of a control: of a checkpoint's own there, of the last one's at descendants."""
+        columns = [*effects.PLAN_COLUMNS, *effects.CONDITION_KEY]
+        last = [cell for cell in self.cells if cell.network == self.plan.last.name]
+        after = [target.name for target in self.plan.targets if target != self.plan.last]
+        met = [(cell, cell.network) for cell in self.cells] + [(cell, target) for target in after for cell in last]
+        return pd.DataFrame([record for cell, target in met for record in self._controls(cell, target)], columns=columns)
+
+    def _controls(self, cell: Cell, target: str) -> Iterator[dict[str, Any]]:
         for kind in CONTROL_KINDS:
             for seed in self.plan.control_seeds(kind):
-                who = self._who(cell, cell.network)
+                who = self._who(cell, target)
                 if who["status"] == "complete" and f"{kind}_{seed}" not in self.arrays[cell]:
                     who["status"] = "no_vector"  # a shuffled control is undefined under 10 pairs
                 condition = "shuffled" if kind == "shuffled" else "random"

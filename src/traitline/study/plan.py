@@ -247,11 +247,13 @@ class Plan:
     def transfer_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
         """Yield what a target is evaluated on: the vectors of every checkpoint, and of every descendant that has some.
 
-        Where strategies are compared, a descendant is asked the common questions under the last vector of each.
+        A descendant also meets the controls of the last checkpoint's vector; at that checkpoint itself they were evaluated
+        before. Where strategies are compared, a descendant is asked the common questions under the last vector of each.
         """
         yield from self.baseline_rows(network, cell, "evaluate")
         for source in (*self.checkpoints, *self.descendants):
-            yield from self.steered_rows(network, cell, Cell(source.name, cell.trait, cell.strategy))
+            controls = source == self.last and network != self.last
+            yield from self.steered_rows(network, cell, Cell(source.name, cell.trait, cell.strategy), controls=controls)
         if cell.strategy == COMBINED and network != self.last:
             for other in self.others(Cell(self.last.name, cell.trait, cell.strategy)):
                 yield from self.steered_rows(network, cell, other)

@@ -27,12 +27,13 @@ def write_tables(plan: Plan, store: RunStore) -> None:
     """Write every table of a run from its response and vector files."""
     found = Found(plan, store)
     rows = found.rows(store.evaluation, plan.checkpoints)
-    controls = effects.effect_table(found.planned_controls(), rows, seed=plan.config.seed)
+    received = found.rows(store.transfer, plan.targets)
+    controls = _controls_table(plan, found, rows, received)
     controls["cosine_to_vector"] = found.control_cosines(controls)
     table = effects.effect_table(found.planned(), rows, seed=plan.config.seed)
     table["ceiling_share"] = _ceiling_share(table, found)
     table["steerable"] = _steerable(plan, table, controls)
-    moved = _transfer_table(plan, store, found, controls)
+    moved = _transfer_table(plan, found, received, controls)
     tuned = _tune(plan, found, rows)
     _write(store, "emergence", table)
     _write(store, "controls", controls)
@@ -42,7 +43,7 @@ def write_tables(plan: Plan, store: RunStore) -> None:
     _write(store, "verdicts", _verdicts(plan, table, moved, controls, tuned))
     _write(store, "other_rubrics", _other_rubrics(plan, found, rows))
     _write(store, "extraction", found.extraction())
-    for name, frame in {**_geometry(plan, found), **comparison_tables(found, rows, controls)}.items():
+    for name, frame in {**_geometry(plan, found), **comparison_tables(found, rows, received, controls)}.items():
         _write(store, name, frame)
 
 
@@ -59,13 +60,18 @@ def _thresholds(plan: Plan) -> effects.Thresholds:
     return effects.Thresholds(**plan.config.criteria.model_dump())
 
 
-def _transfer_table(plan: Plan, store: RunStore, found: Found, controls: pd.DataFrame) -> pd.DataFrame:
+def _controls_table(plan: Plan, found: Found, rows: pd.DataFrame, received: pd.DataFrame) -> pd.DataFrame:
+    planned = found.planned_controls()
+    elsewhere = received[~received["target"].isin(plan.order) & received["condition"].isin(["baseline", "random", "shuffled"])]
+    together = pd.concat([part for part in (rows, elsewhere) if len(part)] or [rows], ignore_index=True)
+    return effects.effect_table(planned, together, families=found.families(planned), seed=plan.config.seed)
+
+
+def _transfer_table(plan: Plan, found: Found, received: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
     if not plan.targets:
         return pd.DataFrame(columns=effects.TABLE_COLUMNS)
     planned = found.planned_transfers(found.cells)
-    families = planned["target"].isin(plan.order).map({True: "checkpoints", False: "descendants"})
-    rows = found.rows(store.transfer, plan.targets)
-    table = effects.effect_table(planned, rows, families=families, seed=plan.config.seed)
+    table = effects.effect_table(planned, received, families=found.families(planned), seed=plan.config.seed)
     table["steerable"] = _steerable(plan, table, controls)
     return table
 

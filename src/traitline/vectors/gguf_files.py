@@ -43,7 +43,7 @@ def export_gguf(
 ) -> Path:
     """Write a vector as a GGUF control vector. Returns the path.
 
-    llama.cpp adds `scale x direction` (`--control-vector-scaled FILE SCALE`), which is a `raw` dose at all positions. To get a
+    llama.cpp adds `scale x direction` (`--control-vector-scaled FILE:SCALE`), which is a `raw` dose at all positions. To get a
     `norm` dose of `coef` at one layer, give `scale = coef x activation norm / |direction|`; or give `coef` here, and a scale of
     1 does what `steer(vector, layer, coef, positions="all")` does.
 

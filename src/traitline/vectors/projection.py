@@ -28,14 +28,20 @@ class Axis:
         direction: the unit vector, float32 [hidden].
         activation_norm: the model's activation norm at that layer; 1 in the unit of projections.
         neutral: the median projection of the positions of neutral texts, as a share of the activation norm.
-        spread: half the range of the middle 95 % of them, likewise.
+        low, high: between which the middle 95 % of them lie, likewise; seldom as far from the median on both sides.
     """
 
     layer: int
     direction: Floats
     activation_norm: float
     neutral: float
-    spread: float
+    low: float
+    high: float
+
+    def place(self, projection: float) -> float:
+        """Return where a projection lies among neutral ones: 0 at their median, -1 and 1 at the ends of the middle 95 %."""
+        reach = self.high - self.neutral if projection > self.neutral else self.neutral - self.low
+        return (projection - self.neutral) / reach if reach else 0.0
 
     @property
     def probe(self) -> Probe:
@@ -55,4 +61,4 @@ def axis(vector: PersonaVector, layer: int, calibration: Calibration) -> Axis:
         raise InputError(f"the vector is zero at layer {layer}, so nothing can be projected onto it; choose another layer")
     unit = (direction / length).astype(np.float32)
     low, neutral, high = np.percentile(calibration.sample[:, layer] @ unit / norm, MIDDLE)
-    return Axis(layer, unit, norm, float(neutral), float(high - low) / 2)
+    return Axis(layer, unit, norm, float(neutral), float(low), float(high))
