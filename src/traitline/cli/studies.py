@@ -48,7 +48,7 @@ def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
         return
     say(f"{found['study']}: lineage {found['lineage']}, {len(found['checkpoints'])} checkpoints, judge {planned.config.judge}")
     say(f"traits {', '.join(found['traits'])}; strategies {', '.join(found['strategies'])}")
-    takes = ("phase", ">rows, at most", ">new tokens, at most", ">judge calls", ">disk", ">download", ">money")
+    takes = ("phase", ">rows, at most", ">new tokens, at most", ">judge calls, at most", ">disk", ">download", ">money")
     print_table("What it takes", takes, [_phase(*one) for one in [*found["phases"].items(), ("total", found["total"])]])
     shows = ("trait", "strategy", ">questions", ">smallest p", ">after Holm", ">detectable effect")
     print_table("What it can show", shows, [_power(one) for one in found["power"]])

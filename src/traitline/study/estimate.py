@@ -29,7 +29,7 @@ class Effort:
     Attributes:
         rows: responses to generate, at most: rows of a cell without vector are left out when that is known.
         tokens: new tokens, at most.
-        judge_calls: judgements asked for (trait and coherence are two).
+        judge_calls: judgements asked for, at most (trait and coherence are two; a judge with a cache asks nothing twice).
         download_bytes: weights to fetch; None where it cannot be known offline.
         disk_bytes: size of the response files, roughly.
         gpu_seconds: None without a measured rate; 0 where everything runs on the CPU.

@@ -15,7 +15,7 @@ from traitline.analysis import effects, geometry
 from traitline.study.config import FORCED
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan
 from traitline.study.store import RESPONSES, RunStore, read_rows
-from traitline.vectors.estimators import passing
+from traitline.vectors.estimators import passing, why_no_pair
 from traitline.vectors.vector import Floats, Provenance, load_arrays
 
 PLANNED = [*effects.PLAN_COLUMNS, "vector_trait", "vector_strategy", *effects.CONDITION_KEY]
@@ -167,4 +167,4 @@ class Found:
     def _reason(self, cell: Cell, status: str) -> str:
         if status == "failed":
             return self.failed[cell.network, cell.trait, cell.strategy]
-        return "" if status == "complete" else "no accepted pair of contrast rows"
+        return "" if status == "complete" else why_no_pair(read_rows(self.store.contrast(cell)))

@@ -33,7 +33,7 @@ from traitline.study.projections import project, write_projections
 from traitline.study.store import RunStore, read_rows
 from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.dose import Steer
-from traitline.vectors.estimators import accepted
+from traitline.vectors.estimators import accepted, why_no_pair
 from traitline.vectors.extract import ControlSeeds, extract_arrays
 from traitline.vectors.vector import Floats, PersonaVector, Provenance, load_arrays, save_arrays
 
@@ -154,7 +154,7 @@ class _Run:
         """Record cells whose files are there."""
         for cell in cells:
             found = self.store.vector(cell).is_file() or phase.table == "targets"
-            reason = None if found else "no accepted pair of contrast rows"
+            reason = None if found else why_no_pair(read_rows(self.store.contrast(cell)))
             state = "complete" if found else "no_vector"
             self.store.note_cell(cell, state, reason, seconds=seconds / len(cells), table=phase.table)
 

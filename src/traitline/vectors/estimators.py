@@ -52,6 +52,13 @@ def accepted(rows: pd.DataFrame) -> pd.Series:
     return passes & sides.eq(2)
 
 
+def why_no_pair(rows: pd.DataFrame) -> str:
+    """Say why contrast rows give no vector; an answer without a score is named, for it may be the judge's failure alone."""
+    unscored = int(rows["trait_score"].isna().sum()) if len(rows) else 0
+    why = "no accepted pair of contrast rows"
+    return f"{why}; {unscored:,} of {len(rows):,} have no score" if unscored else why
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Accepted pairs: row numbers of either side, and the question of each pair as an integer code."""
