@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from report_run import HOSTILE, TRAITS, make_long_run, make_run
+from test_report_compared import add_comparisons
 from traitline.report.comparison_page import write_comparison
 from traitline.report.page import render
 from traitline.report.tables import read_run
@@ -49,7 +52,7 @@ PALE = """(least) => {
     const never = ["SCRIPT", "STYLE", "NOSCRIPT", "OPTION"].includes(box.tagName);
     if (!node.data.trim() || never || !box.checkVisibility() || box.disabled) continue;
     const svg = box.closest("svg");
-    if (svg && box.closest(".heatmap-label")) continue; // Plotly fits these to their cells
+    if (svg && box.closest(".textpoint") && svg.querySelector(".hm")) continue; // on a cell's colour, not the page's
     texts += 1;
     const style = getComputedStyle(box), ink = parse(svg ? style.fill : style.color);
     const ground = behind(svg ? svg.parentElement : box);
@@ -58,6 +61,24 @@ PALE = """(least) => {
   }
   return [texts, found];
 }"""
+
+
+# every number in a cell: its left end, its middle, and its colour
+INKS = """(chart) => [...chart.querySelectorAll(".textpoint text")].map((text) => {
+  const box = text.getBoundingClientRect(), from = chart.getBoundingClientRect();
+  return [box.left - from.left, box.top + box.height / 2 - from.top, getComputedStyle(text).fill.match(/\\d+/g).map(Number)];
+})"""
+
+
+def contrast(a: Sequence[int], b: Sequence[int]) -> float:
+    """Return the contrast of two colours as WCAG counts it."""
+
+    def luminance(colour: Sequence[int]) -> float:
+        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def until(page: Any, expression: str, seconds: float = 20) -> None:
@@ -156,7 +177,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run") / "nano", questions=4)
+    return add_comparisons(make_run(tmp_path_factory.mktemp("run") / "nano", questions=4))
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +210,55 @@ def test_every_chart_is_drawn_with_its_numbers_and_nothing_complains(sight: Sigh
     for numbers in sight.page.query_selector_all(".behind")[::7]:
         numbers.evaluate("(one) => { one.open = true; }")
         numbers.wait_for_selector("td")
+    assert sight.complaints == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_numbers_in_cells_can_be_read_on_every_colour(browser: Any, page: Path, theme: str) -> None:
+    sight = Sight(browser, page, theme=theme)
+    ratios = []
+    for chart in sight.page.query_selector_all("[data-strategies] .chart, [data-crossed=effects] .chart"):
+        chart.scroll_into_view_if_needed()
+        chart.wait_for_selector(".textpoint text")
+        picture = Image.open(io.BytesIO(chart.screenshot())).convert("RGB")
+        for x, y, ink in chart.evaluate(INKS):
+            ratios.append(contrast(picture.getpixel((round(x) - 3, round(y))), ink))
+    assert len(ratios) > 40
+    assert min(ratios) >= LEAST_CONTRAST
+    sight.context.close()
+
+
+def test_strategies_stand_against_each_other_and_holes_are_told(sight: Sight) -> None:
+    first = sight.page.query_selector("[data-strategies] figure")
+    first.scroll_into_view_if_needed()
+    first.wait_for_selector(".textpoint text")
+    written = [text.text_content() for text in first.query_selector_all(".textpoint text")]
+    assert written == ["+20*", "+10", "+30*", "–", "×", "×"]
+    assert [tick.text_content() for tick in first.query_selector_all(".xtick text")] == ["character", "instruction", "common"]
+    assert first.query_selector(".note").inner_text() == "– not evaluated: 1, × no vector: 2"
+    spoken = first.query_selector(".chart").get_attribute("aria-label")
+    assert "delta from +10.0 to +30.0, 2 of 6 steerable" in spoken
+    first.query_selector("summary").click()
+    assert "+20.0 [+15.0, +25.0] *" in first.wait_for_selector("tbody tr").inner_text()
+    sight.page.select_option("[data-strategies] select", "nano-sft")
+    again = sight.page.query_selector("[data-strategies] figure")
+    again.wait_for_selector(".textpoint text")
+    assert [text.text_content() for text in again.query_selector_all(".textpoint text")] == ["+15*", "×"]
+    assert sight.complaints == []
+
+
+def test_stages_and_descendants_are_told_in_words_and_drawn(sight: Sight) -> None:
+    sight.draw_everything()
+    level, refusals, projection = sight.page.query_selector_all("[data-stages] .chart")[:3]
+    assert "character step976 40, nano-sft 30, nano-dpo 20" in level.get_attribute("aria-label")
+    assert "nano-dpo 20" not in level.get_attribute("aria-label").split("instruction")[1]  # its score is missing
+    assert "character step976 0 %, nano-sft 25 %, nano-dpo 50 %" in refusals.get_attribute("aria-label")
+    assert [tick.text_content() for tick in projection.query_selector_all(".xtick text")] == ["step976", "nano-sft", "nano-dpo"]
+    assert len(level.query_selector_all(".scatterlayer .point")) == 5
+    sources = sight.page.query_selector("[data-descendants] .chart")
+    assert "vector of nano-sft: +12.0 on step976, +12.0 on nano-sft, +12.0 on nano-dpo" in sources.get_attribute("aria-label")
+    keys = [key.inner_text() for key in sight.page.query_selector_all("[data-descendants] .keyed")]
+    assert keys == ["vector of step976", "vector of nano-sft", "vector of nano-dpo"]
     assert sight.complaints == []
 
 
@@ -275,7 +345,7 @@ def test_a_link_leads_to_the_same_state_and_follows_it(browser: Any, page: Path)
 
 
 def test_script_in_texts_names_and_settings_stays_text(browser: Any, tmp_path: Path) -> None:
-    path = make_run(tmp_path / "nano", questions=1, traits=("evil", "humorous"), strategies=("character",))
+    path = add_comparisons(make_run(tmp_path / "nano", questions=1, traits=("evil", "humorous"), strategies=("character",)))
     for file in (path / "tables").glob("*.csv"):
         file.write_text(
             file.read_text().replace("evil", "<img src=x onerror=broken=1>").replace("step976", "javascript:broken=1//<b>")

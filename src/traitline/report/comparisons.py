@@ -1,7 +1,7 @@
 """Sections of the page that compare: every strategy's vectors on every strategy's questions, and the stages of post-training.
 
-Knows how the tables `strategies`, `stages`, `reverse` and `cosine_descendants` are shown. Leaves the frame of a section to
-`sections.py`, whose list these are in.
+Knows how the tables `strategies`, `stages`, `reverse` and `cosine_descendants` are told in words and cells. Leaves the frame
+of a section to `sections.py`, whose list these are in, and the charts to the scripts in `html/`.
 """
 
 from __future__ import annotations
@@ -11,35 +11,31 @@ from typing import Any
 
 import pandas as pd
 
+from traitline.report.descendants import main_panels
 from traitline.report.panels import LABELS
 from traitline.report.section import Section, Table
+from traitline.report.stages import stage_rows
+from traitline.report.strategies import EffectMatrix, main_matrices
 from traitline.report.tables import Run, numbers, unique
+
+COMBINED = "combined"
 
 
 def strategy_effects(run: Run) -> list[Table]:
     """Return, per trait, the effects at the last checkpoint: whose vector down, whose questions across."""
-    table = run.tables["strategies"]
-    last = run.axis.checkpoints[-1] if run.axis.checkpoints else ""
-    table = table[(table["target"] == last) & (table["status"] == "complete")]
-    if table.empty:
-        return []
-    coef = numbers(table, "coef").max()
-    table = table[numbers(table, "coef") == coef]
     tables = []
-    for (trait, layer), part in table.groupby(["trait", "layer"], sort=False):
-        asked = [*(s for s in unique(part["strategy"]) if s != "common"), "common"]
+    for one in main_matrices(run):
         rows = [
-            [_label(vector), *(_effect(lines[lines["strategy"] == one]) for one in asked)]
-            for vector, lines in part.groupby("vector_strategy", sort=False)
+            [_label(vector), *(_cell(one, i, j) for j in range(len(one.questions)))] for i, vector in enumerate(one.vectors)
         ]
-        caption = f"{trait} at {last}, layer {layer}, dose {coef:+g}: delta, by vector (down) and questions (across)"
-        tables.append(Table(caption, ["vector", *map(_label, asked)], rows, folded=False))
+        caption = f"{one.trait} at {one.target}, {one.dose.label}: delta, by vector (down) and questions (across)"
+        tables.append(Table(caption, ["vectors of", *map(_label, one.questions)], rows))
     return tables
 
 
 def stages(run: Run) -> Section | None:
     """Return what each stage of post-training did to the answers before any steering."""
-    table = run.tables["stages"]
+    table = stage_rows(run)
     if table.empty:
         return None
     head = [
@@ -71,37 +67,45 @@ def stages(run: Run) -> Section | None:
             ]
             for row in part.to_dict("records")
         ]
-        tables.append(Table(str(trait), head, rows))
+        tables.append(Table(f"{trait}: the stages in numbers", head, rows))
     sentences = [
         "The last checkpoint and its descendants answer the same questions without steering; each stage is compared with the "
         "one before it. The projection is along the last checkpoint's vector, as a share of the network's own activation norm.",
     ]
-    return Section("stages", "What post-training did", sentences, tables)
+    if COMBINED in set(table["strategy"]):
+        sentences.append("The combined strategy has the common questions, which belong to no strategy.")
+    return Section("stages", "What post-training did", sentences, tables, charts="stages")
 
 
 def reverse(run: Run) -> Section | None:
     """Return what the descendants' vectors do to the last checkpoint and to each other."""
-    table = run.tables["reverse"]
-    table = table[numbers(table, "coef") == numbers(table, "coef").max()] if len(table) else table
-    if table.empty:
+    cut = main_panels(run)
+    if not cut:
         return None
-    targets = unique(table["target"])
+    targets = cut[0].targets
     tables = []
-    for trait, part in table.groupby("trait", sort=False):
-        rows = []
-        for (strategy, source), lines in part.groupby(["strategy", "vector_checkpoint"], sort=False):
-            cosine = _cosine(run, trait, strategy, source)
-            pairs = _shown(lines["n_pairs"].iloc[0], ".0f")
-            rows.append(
-                [_label(strategy), str(source), pairs, cosine, *(_effect(lines[lines["target"] == t]) for t in targets)]
-            )
-        head = ["strategy", "vector of", "pairs", "cosine to the last checkpoint's", *map(str, targets)]
-        tables.append(Table(str(trait), head, rows))
+    for trait in unique(panel.trait for panel in cut):
+        rows = [
+            [
+                _label(panel.strategy),
+                source,
+                _pairs(lines),
+                _cosine(run, trait, panel.strategy, source),
+                *map(_effect, _records(lines)),
+            ]
+            for panel in cut
+            if panel.trait == trait
+            for source, lines in panel.sources.items()
+        ]
+        head = ["strategy", "vector of", "pairs", "cosine to the last checkpoint's", *targets]
+        tables.append(Table(f"{trait}: the vectors' effects in numbers", head, rows))
+    reference = next((panel.reference for panel in cut if panel.reference), "")
     sentences = [
-        "Vectors extracted from the descendants' own answers, applied to every target at the largest dose: the change in "
-        "trait. A star marks a change that counts as steerable."
+        "Vectors extracted from the descendants' own answers, applied to every network (across): trait score, steered minus "
+        "baseline, with its 95 % interval. A star marks a change that counts as steerable. ×: no vector. Hollow: a fragile "
+        f"vector.{f' For comparison, what the vector of {reference} does to the same networks.' if reference else ''}"
     ]
-    return Section("reverse", "Descendants' vectors", sentences, tables)
+    return Section("reverse", "Descendants' vectors", sentences, tables, charts="descendants")
 
 
 def _cosine(run: Run, trait: Any, strategy: Any, source: Any) -> str:
@@ -113,14 +117,30 @@ def _cosine(run: Run, trait: Any, strategy: Any, source: Any) -> str:
     return _shown(found["cosine"].iloc[0], ".2f") if len(found) else ""
 
 
-def _effect(lines: pd.DataFrame) -> str:
-    if lines.empty:
+def _cell(one: EffectMatrix, i: int, j: int) -> str:
+    """Word one cell of a matrix: the effect with its interval, or why there is none."""
+    if math.isnan(one.delta[i, j]):
+        return one.states[i][j].replace("_", " ")
+    star = " *" if one.steerable[i, j] else ""
+    low, high = (_shown(ends[i, j], "+.0f") for ends in (one.low, one.high))
+    return f"{_shown(one.delta[i, j], '+.0f')}{f' [{low}, {high}]' if low else ''}{star}"
+
+
+def _pairs(rows: pd.DataFrame) -> str:
+    known = numbers(rows, "n_pairs").dropna()
+    return _shown(known.iloc[0], ".0f") if len(known) else ""
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in record.items()} for record in rows.to_dict("records")]
+
+
+def _effect(row: dict[str, Any]) -> str:
+    if pd.isna(row["status"]):
         return ""
-    row = lines.iloc[0]
     if row["status"] != "complete":
         return str(row["status"]).replace("_", " ")
-    star = " *" if str(row.get("steerable", "")).lower() == "true" else ""
-    return _between(row, "delta_trait", "ci_low", "ci_high", "+.0f") + star
+    return _between(row, "delta_trait", "ci_low", "ci_high", "+.0f") + (" *" if row.get("steerable") is True else "")
 
 
 def _between(row: Any, value: str, low: str, high: str, form: str = ".0f") -> str:

@@ -29,15 +29,22 @@ class FacetPanel:
 
     Attributes:
         title: scheme and trait.
-        said: strategy and set of answers.
+        strategy: the strategy as readers see it; empty where none is named.
+        answers: the set of answers that was labelled; empty where there is one alone.
         lines: facet -> rows in order of training, with `x`, `share`, `low`, `high`, `count`, `total`.
         places: facet -> its place among all facets of the scheme, so that it looks the same in every panel.
     """
 
     title: str
-    said: str
+    strategy: str
+    answers: str
     lines: dict[str, pd.DataFrame]
     places: dict[str, int]
+
+    @property
+    def said(self) -> str:
+        """Strategy and set of answers."""
+        return ", ".join(filter(None, (self.strategy, self.answers)))
 
     def shade(self, facet: str) -> str:
         """Return the colour of a facet."""
@@ -64,9 +71,9 @@ def facet_panels(run: Run) -> list[FacetPanel]:
         if part["checkpoint"].nunique() < 2:
             continue
         lines = {str(facet): rows.sort_values("x") for facet, rows in part.groupby("facet", sort=False)}
-        said = ", ".join(filter(None, (LABELS.get(strategy, strategy) if strategy else "", labelled)))
+        label = LABELS.get(strategy, strategy) if strategy else ""
         places = {str(name): i for i, name in enumerate(unique(table.loc[table["scheme"] == scheme, "facet"]))}
-        found.append(FacetPanel(f"{scheme}: {trait}" if trait else scheme, said, lines, places))
+        found.append(FacetPanel(f"{scheme}: {trait}" if trait else scheme, label, labelled, lines, places))
     return found
 
 

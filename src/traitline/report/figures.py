@@ -11,11 +11,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from traitline.report.curves import effect_figure
+from traitline.report.descendants import descendants
 from traitline.report.directions import crossed, heatmaps, norms, trajectories
 from traitline.report.facets import facets
 from traitline.report.mds import maps
 from traitline.report.overview import control_bars, transfer_overview
 from traitline.report.panels import panels, targets
+from traitline.report.stages import stages
+from traitline.report.strategies import strategies
 from traitline.report.style import save, style
 from traitline.report.tables import Run, file_name, read_run
 
@@ -34,6 +37,12 @@ DRAWN: tuple[tuple[str, tuple[str, str], Callable[[Run], Figure | None]], ...] =
     ("maps", VECTORS, maps),
     ("crossed", VECTORS, crossed),
     ("facets", ("facets", "checkpoint"), facets),
+)
+# those that compare networks or strategies instead of following a line of checkpoints
+COMPARED: tuple[tuple[str, Callable[[Run], Figure | None]], ...] = (
+    ("strategies", strategies),
+    ("stages", stages),
+    ("descendants", descendants),
 )
 
 
@@ -73,6 +82,10 @@ def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
             yield name, effect_figure(steered, moved, f"Each checkpoint's vectors on {target}")
     for name, (table_name, column), draw in DRAWN:
         figure = draw(_over(run, table_name, column))
+        if figure is not None:
+            yield name, figure
+    for name, draw in COMPARED:
+        figure = draw(run)
         if figure is not None:
             yield name, figure
 

@@ -31,6 +31,7 @@ from traitline.report.sections import sections
 from traitline.report.tables import Run, file_name, numbers, read_run, unique
 
 HTML = Path(__file__).parent / "html"
+SCRIPTS = ("base.js", "charts.js", "matrix.js", "geometry.js", "strategies.js", "posttraining.js")  # in the order they run
 BADGES = {
     "steerable": "steerable",
     "not_steerable": "not steerable",
@@ -73,7 +74,7 @@ def render(run: Run) -> str:
     content = payload(run)
     return fill(
         "page.html",
-        ("base.js", "charts.js", "geometry.js", *(("unpack.js", "browser.js") if responses.n_pairs else ())),
+        (*SCRIPTS, *(("unpack.js", "browser.js") if responses.n_pairs else ())),
         content,
         run=run,
         summary=summary(run),

@@ -80,9 +80,9 @@ def panels(run: Run, kind: Kind, *, target: str | None = None, sign: Literal[1, 
 
 
 def _panels(run: Run, kind: Kind, target: str | None, sign: int) -> Iterator[Panel]:
-    table = _keyed(run.tables[kind])
+    table = dosed(run.tables[kind])
     table = table[table["coef"] * sign > 0]
-    controls = _keyed(run.tables["controls"])
+    controls = dosed(run.tables["controls"])
     if target is not None:
         table, controls = table[table["target"] == target], controls[controls["target"] == target]
     elif kind == "emergence":
@@ -93,7 +93,7 @@ def _panels(run: Run, kind: Kind, target: str | None, sign: int) -> Iterator[Pan
             if rows.empty:
                 continue
             verdict = verdict_of(run, kind, trait, strategy, target)
-            curves = {dose: _curve(run, part) for dose, part in _by_dose(rows)}
+            curves = {dose: _curve(run, part) for dose, part in by_dose(rows)}
             own = controls[(controls["trait"] == trait) & (controls["strategy"] == strategy)]
             bands = {dose: _band(run, own, dose) for dose in curves}
             main = _main(curves, verdict, sign)
@@ -140,8 +140,8 @@ def onset_text(run: Run, verdict: pd.Series | None) -> str:
     return {"no_vector": "no vector", "not_measured": "not measured"}.get(str(verdict.get("censored")), "not steerable")
 
 
-def _keyed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with its dose columns filled in and as plain types, rows without a coefficient left out."""
+def dosed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return an effect table with its dose columns filled in and as plain types, rows without a coefficient left out."""
     keyed = table.assign(layer=numbers(table, "layer"), coef=numbers(table, "coef"))
     for name in ("dose", "positions"):
         keyed[name] = keyed[name].fillna("").astype(str) if name in keyed.columns else ""
@@ -149,7 +149,8 @@ def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     return keyed[keyed["coef"].notna() & keyed["layer"].notna()]
 
 
-def _by_dose(rows: pd.DataFrame) -> list[tuple[Dose, pd.DataFrame]]:
+def by_dose(rows: pd.DataFrame) -> list[tuple[Dose, pd.DataFrame]]:
+    """Return the rows of each dose, by layer and coefficient; the table is one of `dosed`."""
     groups = rows.groupby(["layer", "dose", "coef", "positions"], sort=True)
     found = []
     for _, part in groups:
@@ -193,7 +194,7 @@ def rubric_matrix(run: Run, cut: Sequence[Panel], strategy: str, checkpoint: str
         checkpoint: the vectors' checkpoint.
     """
     matrix = np.full((len(run.traits), len(run.traits)), np.nan)
-    others = _keyed(run.tables["other_rubrics"])
+    others = dosed(run.tables["other_rubrics"])
     for panel in cut:
         if panel.strategy != strategy or panel.main is None:
             continue

@@ -15,10 +15,13 @@ import numpy as np
 import pandas as pd
 
 from traitline.report.axis import TrainingAxis
+from traitline.report.descendants import shades, source_panels
 from traitline.report.directions import beside, square, trait_cosines
 from traitline.report.facets import facet_panels
 from traitline.report.mds import trait_maps
 from traitline.report.panels import LABELS, Panel, onset_span, onset_text, panels, rubric_matrix, targets
+from traitline.report.stages import stage_panels
+from traitline.report.strategies import COMMON, effect_matrices
 from traitline.report.style import colour
 from traitline.report.tables import Run, numbers
 
@@ -52,10 +55,14 @@ def payload(run: Run) -> dict[str, Any]:
         },
         "geometry": _geometry(run),
         "crossed": _crossed(run),
+        "matrices": _matrices(run),
+        "stages": _stages(run),
+        "sources": _sources(run),
         "facets": [
             {
                 "title": panel.title,
-                "said": panel.said,
+                "strategy": panel.strategy,
+                "answers": panel.answers,
                 "lines": [
                     {
                         "facet": facet,
@@ -191,3 +198,79 @@ def _crossed(run: Run) -> list[dict[str, Any]]:
                 matrices = {"effects": [plain(line, 3) for line in effects], "cosines": [plain(line, 3) for line in cosines]}
                 found.append({"strategy": strategy, "checkpoint": checkpoint, **matrices})
     return found
+
+
+def _matrices(run: Run) -> list[dict[str, Any]]:
+    """Return what each strategy's vectors do on each strategy's questions."""
+    return [
+        {
+            "trait": one.trait,
+            "target": one.target,
+            "dose": one.dose.label,
+            "vectors": [LABELS.get(name, name) for name in one.vectors],
+            "questions": [LABELS.get(name, name) for name in one.questions],
+            "common": COMMON in one.questions and len(one.questions) > 1,
+            **{name: [plain(line, 4) for line in getattr(one, name)] for name in ("delta", "low", "high")},
+            "states": one.states,
+            "steerable": one.steerable.tolist(),
+        }
+        for one in effect_matrices(run)
+    ]
+
+
+def _stages(run: Run) -> list[dict[str, Any]]:
+    """Return what each stage of post-training did before any steering."""
+    shown = {
+        "level": "baseline_trait",
+        "low": "ci_low",
+        "high": "ci_high",
+        "coherence": "baseline_coherence",
+        "n": "n_questions",
+        "p": "p_adjusted_trait",
+        "refusals": "refusal_rate",
+        "told_refusals": "told_refusal_rate",
+        "told": "told_trait",
+        "projection": "projection",
+    }
+    return [
+        {
+            "trait": panel.trait,
+            "stages": panel.stages,
+            "lines": [
+                {"strategy": strategy, **{name: plain(numbers(rows, column)) for name, column in shown.items()}}
+                for strategy, rows in panel.lines.items()
+            ],
+        }
+        for panel in stage_panels(run)
+    ]
+
+
+def _sources(run: Run) -> list[dict[str, Any]]:
+    """Return what the descendants' vectors do to every network."""
+    panels_drawn = source_panels(run)
+    looks = shades(panels_drawn)
+    shown = {"delta": "delta_trait", "low": "ci_low", "high": "ci_high", "p": "p_adjusted", "pairs": "n_pairs"}
+    return [
+        {
+            "trait": panel.trait,
+            "strategy": panel.strategy,
+            "dose": panel.dose.label,
+            "targets": panel.targets,
+            "sources": [
+                {
+                    "name": source,
+                    "reference": source == panel.reference,
+                    "colour": looks[source][0],
+                    "marker": looks[source][1],
+                    "status": rows["status"].fillna("").astype(str).tolist(),
+                    **{name: plain(numbers(rows, column)) for name, column in shown.items()},
+                    **{
+                        name: rows[name].eq(True).tolist() if name in rows.columns else [False] * len(rows)
+                        for name in ("steerable", "fragile")
+                    },
+                }
+                for source, rows in panel.sources.items()
+            ],
+        }
+        for panel in panels_drawn
+    ]

@@ -211,22 +211,26 @@ def _facets(run: Run) -> Section | None:
 
 def _strategies(run: Run) -> Section | None:
     found = strategy_matrices(run)
-    tables = comparisons.strategy_effects(run)
-    if not found and not tables:
+    effects = comparisons.strategy_effects(run)
+    tables = list(effects)
+    if not found and not effects:
         return None
     sentences = ["Cosine between the vectors that different strategies give for one trait at one checkpoint."] if found else []
-    if tables:
+    if effects:
         sentences = [
-            "What each strategy's vectors do on the questions of every strategy; a star marks what counts as steerable."
+            "What each strategy's vectors (down) do on the questions of every strategy (across): trait score, steered minus "
+            "baseline. A star marks what counts as steerable; a cell without a number was not evaluated, or has no vector (×). "
+            "On the common questions, which belong to no strategy, only the vector differs."
         ]
-        sentences += ["Below that, the cosine between the strategies' vectors."] if found else []
+        sentences += ["Folded below: the same with intervals, and the cosine between the strategies' vectors."] if found else []
     for (trait, checkpoint), square in found.items():
         labels = [LABELS.get(name, name) for name in square.index]
         rows = [
             [label, *(_number(value, ".3f") for value in line)] for label, line in zip(labels, square.to_numpy(), strict=True)
         ]
-        tables.append(Table(f"{trait} at {checkpoint}, layer {run.layer}", ["", *labels], rows, folded=len(rows) > SHORT))
-    return Section("strategies", "Strategies against each other", sentences, tables)
+        caption = f"{trait} at {checkpoint}, layer {run.layer}: cosine between strategies"
+        tables.append(Table(caption, ["", *labels], rows, folded=bool(effects) or len(rows) > SHORT))
+    return Section("strategies", "Strategies against each other", sentences, tables, charts="strategies")
 
 
 def _pairs(run: Run) -> Section | None:

@@ -12,11 +12,12 @@ const traitline = (function () {
   // Plotly reads a few tags in its texts; names come from files, so theirs are kept from it.
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const shown = (value, digits = 0) => (value === null || value === undefined ? "?" : value.toFixed(digits));
-  const signed = (value) => (value === null ? "?" : (value > 0 ? "+" : "") + value.toFixed(1));
+  const signed = (value) => (value === null ? "?" : (value > 0 ? "+" : "") + value.toFixed(1).replace("-", "−"));
   const stars = (p) => (p === null ? "" : p < 0.001 ? "***" : p < 0.01 ? "**" : p < 0.05 ? "*" : "");
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const channels = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const hexOf = (found) => "#" + found.map((c) => Math.round(c).toString(16).padStart(2, "0")).join("");
   function luminance(hex) {
     const [r, g, b] = channels(hex).map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -30,7 +31,7 @@ const traitline = (function () {
     const paper = css("--paper"), ink = channels(css("--ink"));
     let found = colour;
     for (let share = 0.1; contrast(found, paper) < LEAST_CONTRAST && share <= 1; share += 0.1) {
-      found = "#" + channels(colour).map((c, i) => Math.round(c + share * (ink[i] - c)).toString(16).padStart(2, "0")).join("");
+      found = hexOf(channels(colour).map((c, i) => c + share * (ink[i] - c)));
     }
     return found;
   }
@@ -55,10 +56,10 @@ const traitline = (function () {
     return wrapped;
   }
 
-  // A name with a dot of its colour; `colourOf` is asked again when the theme changes.
-  function keyed(name, colourOf) {
+  // A name with a mark of its colour; `colourOf` is asked again when the theme changes.
+  function keyed(name, colourOf, symbol = "circle") {
     const key = element("span", { class: "keyed" });
-    const dot = element("span", { class: "dot", "aria-hidden": "true" });
+    const dot = element("span", { class: `dot ${symbol}`, "aria-hidden": "true" });
     dot.recolour = () => { dot.style.background = colourOf(); };
     dot.recolour();
     key.append(dot, element("span", {}, name));
@@ -106,13 +107,14 @@ const traitline = (function () {
   addEventListener("afterprint", () => { delete document.documentElement.dataset.print; redraw(); });
 
   /* One chart: its title and a few words, what a screen reader says of it, a function that makes its figure, and one that
-     makes the table of its numbers, which is built when it is opened. */
-  function addChart(parent, { title, said = "", describe, make, table, low = false }) {
+     makes the table of its numbers, which is built when it is opened; a note stands below it. */
+  function addChart(parent, { title, said = "", describe, make, table, note = "", low = false }) {
     const figure = element("figure");
     const caption = element("figcaption");
     caption.append(element("b", {}, title), element("span", { class: "said" }, said));
     const chart = element("div", { class: low ? "chart low" : "chart", role: "img", "aria-label": describe });
     figure.append(caption, chart);
+    if (note) figure.append(element("p", { class: "small note" }, note));
     if (table) {
       const numbers = element("details", { class: "behind" });
       const summary = element("summary", {}, "Numbers");
@@ -168,6 +170,6 @@ const traitline = (function () {
 
   return {
     data, axis, safe, shown, signed, stars, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines,
-    trainingAxis, axisMarks, stageBands, foot,
+    trainingAxis, axisMarks, stageBands, foot, channels, hexOf, contrast,
   };
 })();

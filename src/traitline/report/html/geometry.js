@@ -1,9 +1,10 @@
 "use strict";
 /* Draws directions and what is beside them: trajectories, matrices, traits against each other, facets, maps of the vectors. */
 (function () {
-  const { data, axis, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot } = traitline;
+  const { data, axis, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot, matrixFigure } = traitline;
   const place = new Map(axis.checkpoints.map((name, i) => [name, axis.places[i]]));
-  const diverging = () => [[0, "#2166ac"], [0.5, css("--panel")], [1, "#b2182b"]];
+  const MOST_NUMBERED = 6; // checkpoints whose matrix has its numbers in it
+  const worded = (value, digits) => (value === null ? "" : value.toFixed(digits).replace("-", "−"));
   const rounded = (value, digits = 3) => (value === null || value === undefined ? "" : value.toFixed(digits));
 
   // ---- geometry
@@ -23,6 +24,16 @@
 
   const matrixTable = (matrix, across, down, digits) => ({ head: ["", ...across], rows: matrix.map((row, i) => [down[i], ...row.map((v) => rounded(v, digits))]) });
 
+  // Ticks of a log axis: 1, 2, 5, or finer where fewer than three of these fall between the numbers.
+  function logTicks(values) {
+    const known = values.filter((v) => v > 0), low = Math.min(...known) / 1.1, high = Math.max(...known) * 1.1;
+    const powers = [];
+    for (let k = Math.floor(Math.log10(low)); k <= Math.log10(high); k += 1) powers.push(k);
+    const ticks = (digits) => powers.flatMap((k) => digits.map((d) => Number((d * 10 ** k).toPrecision(3)))).filter((v) => v >= low && v <= high);
+    const found = [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9]].map(ticks).find((one) => one.length >= 3);
+    return found ? { tickvals: found, ticktext: found.map(String) } : {};
+  }
+
   function trajectoryFigure(rows, norms) {
     const line = (row, name, dash, mode) => ({
       x: row.checkpoint.map((c) => place.get(c)), y: row[name], mode, line: { color: strategy(row.strategy).colour, width: 1.8, dash }, marker: { size: 5 },
@@ -34,29 +45,11 @@
     const traces = rows.flatMap((row) => norms ? [line(row, norms, "solid", "lines+markers")] : [
       ceiling(row), line(row, "cosine_to_final", "solid", "lines+markers"), line(row, "corrected_to_final", "dash", "lines"), line(row, "cosine_to_previous", "dot", "lines"),
     ]);
-    const yaxis = Object.assign(lines(), norms ? (norms === "l2_norm" ? { type: "log", dtick: "D2" } : { rangemode: "tozero" }) : { range: [Math.min(-0.35, ...rows.flatMap((r) => [...r.cosine_to_final, ...r.corrected_to_final, ...r.cosine_to_previous]).map((v) => (v === null ? 0 : v - 0.05))), 1.15] });
+    const yaxis = Object.assign(lines(), norms ? (norms === "l2_norm" ? { type: "log", ...logTicks(rows.flatMap((row) => row.l2_norm)) } : { rangemode: "tozero" }) : { range: [Math.min(-0.35, ...rows.flatMap((r) => [...r.cosine_to_final, ...r.corrected_to_final, ...r.cosine_to_previous]).map((v) => (v === null ? 0 : v - 0.05))), 1.15] });
     const ceilings = norms ? [] : data.geometry.ceilings.filter((one) => rows.some((row) => row.trait === one.trait && row.strategy === one.strategy && row.layer === one.layer));
     const bands = ceilings.map((one) => ({
       type: "rect", x0: axis.limits[0], x1: axis.limits[1], y0: Math.min(1, one.cosine), y1: 1, fillcolor: strategy(one.strategy).colour, opacity: 0.25, line: { width: 0 }, layer: "below" }));
     return { traces, layout: layoutOf({ xaxis: trainingAxis(), yaxis, annotations: axisMarks(), shapes: [...stageBands(), ...bands], margin: foot }) };
-  }
-
-  function matrixFigure(matrix, across, down, limit, digits, texts, form) {
-    const text = matrix.map((row) => row.map((v) => (v === null ? "" : form === "delta" ? signed(v) : v.toFixed(digits))));
-    const hover = matrix.map((row, i) => row.map((v, j) => `${safe(down[i])} × ${safe(across[j])}<br>${v === null ? "nothing measured" : v.toFixed(2)}`));
-    const trace = {
-      type: "heatmap", z: matrix, x: across.map((_, i) => i), y: down.map((_, i) => i), zmin: -limit, zmax: limit, colorscale: diverging(),
-      text: texts ? text : hover, customdata: hover, hovertemplate: "%{customdata}<extra></extra>", showscale: !texts, xgap: 1, ygap: 1,
-      colorbar: { thickness: 8, len: 0.9, outlinewidth: 0 },
-    };
-    if (texts) trace.texttemplate = "%{text}";
-    const labels = (names, most) => {
-      const every = Math.ceil(names.length / most);
-      const kept = names.map((_, i) => i).filter((i) => (names.length - 1 - i) % every === 0);
-      return { tickvals: kept, ticktext: kept.map((i) => safe(axis.short[names[i]] || names[i])), automargin: true, showgrid: false, zeroline: false, tickfont: { size: 10 } };
-    };
-    const layout = layoutOf({ xaxis: labels(across, 12), yaxis: Object.assign(labels(down, 20), { autorange: "reversed" }), margin: { l: 20, r: 8, t: 8, b: 20 } });
-    return { traces: [trace], layout };
   }
 
   function geometrySection(section, kind) {
@@ -84,7 +77,7 @@
           const label = strategy(row.strategy).label;
           const names = data.geometry.matrix_checkpoints;
           addChart(section, { title: alone ? `${trait}, ${label}` : label, describe: `${trait}, ${label}, layer ${layer}: cosine between checkpoints. Its numbers are in the table that follows.`,
-            make: () => matrixFigure(row.cosines, names, names, 1, 2, false), table: () => matrixTable(row.cosines, names, names, 2) });
+            make: () => matrixFigure({ matrix: row.cosines, across: names, down: names, limit: 1, written: names.length > MOST_NUMBERED ? null : row.cosines.map((line) => line.map((v) => worded(v, 2))) }), table: () => matrixTable(row.cosines, names, names, 2) });
         }
       }
     };
@@ -113,7 +106,7 @@
         const label = strategy(one.strategy).label;
         const what = kind === "effects" ? "vectors down, rubrics across" : "cosine";
         addChart(section, { title: label, said: what, describe: `${label} at ${checkpoint}: ${what}. Its numbers are in the table that follows.`, low: true,
-          make: () => matrixFigure(one[kind], data.traits, data.traits, limit, 2, true, kind === "effects" ? "delta" : "cosine"), table: () => matrixTable(one[kind], data.traits, data.traits, 2) });
+          make: () => matrixFigure({ matrix: one[kind], across: data.traits, down: data.traits, limit, written: one[kind].map((row) => row.map((v) => (v === null ? "" : kind === "effects" ? signed(v) : worded(v, 2)))) }), table: () => matrixTable(one[kind], data.traits, data.traits, 2) });
       }
     };
     const controls = element("div", { class: "controls" });
@@ -156,14 +149,34 @@
     return { head: ["facet", "checkpoint", "answers", "of", "share", "low", "high"], rows };
   }
 
-  for (const section of document.querySelectorAll("[data-facets]"))
-    for (const panel of data.facets) {
-      addChart(section, { title: panel.title, said: panel.said, describe: `${panel.title}, ${panel.said}: shares along training. Its numbers are in the table that follows.`,
-        make: () => facetFigure(panel), table: () => facetTable(panel), low: true });
-      const key = element("div", { class: "key" });
-      for (const one of panel.lines) key.append(keyed(one.facet, () => visible(one.colour)));
-      section.lastElementChild.append(key);
+  // Many panels are shown one set of answers at a time; each title has its heading, where several have it.
+  const MOST_FACETS = 12;
+  for (const section of document.querySelectorAll("[data-facets]")) {
+    const sets = [...new Set(data.facets.map((panel) => panel.answers))], titles = [...new Set(data.facets.map((panel) => panel.title))];
+    const render = (chosen) => {
+      empty(section);
+      for (const title of titles) {
+        const own = data.facets.filter((panel) => panel.title === title && (chosen === null || panel.answers === chosen));
+        const headed = own.length > 1 && titles.length > 1;
+        if (headed) section.append(element("h3", {}, title));
+        for (const panel of own) {
+          const parts = [headed ? "" : title, panel.strategy, chosen === null ? panel.answers : ""].filter(Boolean), told = [title, panel.strategy, panel.answers].filter(Boolean).join(", ");
+          addChart(section, { title: parts[0] || title, said: parts.slice(1).join(", "), describe: `${told}: shares along training. Its numbers are in the table that follows.`,
+            make: () => facetFigure(panel), table: () => facetTable(panel), low: true });
+          const key = element("div", { class: "key" });
+          for (const one of panel.lines) key.append(keyed(one.facet, () => visible(one.colour)));
+          section.lastElementChild.querySelector(".chart").after(key);
+        }
+      }
+    };
+    const many = data.facets.length > MOST_FACETS && sets.length > 1;
+    if (many) {
+      const controls = element("div", { class: "controls" });
+      controls.append(choice("answers", [...sets.map((name, i) => [i, name || "unnamed"]), [-1, "all"]], (value) => render(value === "-1" ? null : sets[value])));
+      section.append(controls);
     }
+    render(many ? sets[0] : null);
+  }
   for (const section of document.querySelectorAll("[data-maps]"))
     for (const map of data.maps) {
       const said = `${strategy(map.strategy).label}, stress ${shown(map.stress, 2)}`;
