@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from small_study import CountingJudge, make_study
 from traitline.errors import InputError, JudgeError, StoreError
+from traitline.judges import Score
 from traitline.study import Study, make_plan
 from traitline.study.plan import Identity, row_key
 from traitline.study.run import Outcome, run_study
@@ -312,6 +314,37 @@ def test_a_broken_last_checkpoint_fails_the_forced_cells_of_the_others(tmp_path:
     assert (study.out / "cells/step0/even/character/evaluation.parquet").is_file()
 
 
+class Tired(CountingJudge):
+    """Leaves some answers unscored: the first `failing` times that it is asked for each of them."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.failing, self.asked = failing, Counter[tuple[str, str, str]]()
+
+    def score(self, trait: Any, questions: Any, answers: Any, **options: Any) -> Any:
+        scores = super().score(trait, questions, answers, **options)
+        for i, who in enumerate(zip([trait.name] * len(answers), questions, answers, strict=True)):
+            self.asked[who] += 1
+            if len(answers[i]) % 5 == 0 and self.asked[who] <= self.failing:
+                scores[i] = Score(None, None, missing_reason="unavailable")
+        return scores
+
+
+def test_answers_that_the_judge_left_open_are_asked_for_once_more(tmp_path: Path, done: Study) -> None:
+    study = Study.from_yaml(make_study(tmp_path), out=tmp_path / "run")
+    run(study, Tired(failing=1))
+    assert tables(study.out).keys() == tables(done.out).keys()
+    for name, text in tables(done.out).items():
+        assert tables(study.out)[name] == text, name
+
+
+def test_answers_that_stay_open_are_counted(tmp_path: Path) -> None:
+    study = Study.from_yaml(make_study(tmp_path), out=tmp_path / "run")
+    run(study, Tired(failing=1000))
+    assert pd.read_csv(study.out / "tables/extraction.csv")["n_missing"].sum() > 0
+    assert pd.read_csv(study.out / "tables/emergence.csv")["n_missing"].sum() > 0
+
+
 def test_without_accepted_pairs_a_cell_has_no_vector_and_every_row_still_appears(tmp_path: Path) -> None:
     class Never(CountingJudge):
         def score(self, *args: Any, **options: Any) -> Any:
@@ -327,7 +360,12 @@ def test_without_accepted_pairs_a_cell_has_no_vector_and_every_row_still_appears
     assert len(table) == 48
     assert set(table["status"]) == {"no_vector"}
     assert table["delta_trait"].isna().all()
-    assert set(pd.read_csv(study.out / "tables/extraction.csv")["reason"]) == {"no accepted pair of contrast rows"}
+    found = pd.read_csv(study.out / "tables/extraction.csv")
+    generated = found[found["strategy"] == "character"]
+    assert generated["n_missing"].gt(0).any()
+    for row in generated.itertuples():
+        unscored = f"; {row.n_missing} of {row.n_rows} have no score" if row.n_missing else ""
+        assert row.reason == f"no accepted pair of contrast rows{unscored}"
 
 
 def test_truncated_files_are_named(done: Study, tmp_path: Path) -> None:

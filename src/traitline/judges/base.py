@@ -15,6 +15,8 @@ from typing import Literal, Protocol, cast, runtime_checkable
 from traitline.errors import InputError, nearest
 from traitline.traits.trait import Trait
 
+UNAVAILABLE = "unavailable"
+"""The reason for a missing score where the judge gave no answer: a study asks once more for what has it."""
 Style = Literal["continuation", "chat"]
 Purpose = Literal["accept", "evaluate"]
 
@@ -95,7 +97,7 @@ def make_judge(name: str, cache: Path | None = None) -> Judge:
 
     Args:
         name: kind, and after a colon what that kind needs to know.
-        cache: SQLite file in which a paid judge keeps every judgement, so that none is paid twice.
+        cache: SQLite file in which a judge by API or a local model keeps every judgement, so that none is made twice.
 
     Raises:
         InputError: no such kind of judge.

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from traitline.judges import Judge, Score
-from traitline.judges.base import Annotator, Purpose, Style
+from traitline.judges.base import UNAVAILABLE, Annotator, Purpose, Style
 from traitline.models import Intervention, Model, Row, encode, generate_rows
 from traitline.study.config import Sampling
 from traitline.study.plan import PlannedRow, noise_key, row_key
@@ -99,12 +99,13 @@ def score_table(
         wording: gives the strategy whose prompts a strategy's rows have; they differ for `forced`.
         others: also score baseline and steered rows on the rubrics of the other traits.
 
-    A judge that can annotate also tells which facets a response shows (`facets`, a JSON list).
+    A judge that can annotate also tells which facets a response shows (`facets`, a JSON list). In `other_scores`, null stands
+    where the judge gave no answer.
     """
     scored = rows.reset_index(drop=True)
     scores: dict[int, Score] = {}
     facets: dict[int, str] = {}
-    other: list[dict[str, float]] = [{} for _ in range(len(scored))]
+    other: list[dict[str, float | None]] = [{} for _ in range(len(scored))]
     for (trait, name, split), part in scored.groupby(["trait", "strategy", "split"], sort=False):
         style = strategy(wording(str(name))).style
         scores |= _scores(judge, traits[str(trait)], part, style, "accept" if split == "elicit" else "evaluate")
@@ -119,6 +120,8 @@ def score_table(
             for i, score in found.items():
                 if score.trait is not None:
                     other[i][rubric] = round(score.trait, 6)
+                elif UNAVAILABLE in (score.missing_reason or ""):
+                    other[i][rubric] = None
     return scored.assign(
         trait_score=[_number(scores[i].trait) for i in scored.index],
         coherence=[_number(scores[i].coherence) for i in scored.index],
@@ -128,6 +131,12 @@ def score_table(
         facets=pd.Series([facets.get(i) for i in scored.index], dtype=object),
         judge=judge.name,
     )
+
+
+def unanswered(rows: pd.DataFrame) -> bool:
+    """Tell whether the judge gave no answer to some of these rows, so that another time it may."""
+    own = rows["missing_reason"].dropna().astype(str).str.contains(UNAVAILABLE, regex=False).any()
+    return bool(own or any(None in json.loads(text).values() for text in rows["other_scores"].dropna()))
 
 
 def _facets(judge: Annotator, trait: Trait, rows: pd.DataFrame) -> dict[int, str]:

@@ -25,7 +25,7 @@ from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
 from traitline.models import Calibration, Intervention, Model, calibrate, encode, load_model
 from traitline.study.config import COMBINED, FORCED, Sampling
-from traitline.study.elicit import generate_table, score_table
+from traitline.study.elicit import generate_table, score_table, unanswered
 from traitline.study.estimate import counted
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
 from traitline.study.pooled import pooled_rows, sources
@@ -269,6 +269,7 @@ class _Run:
                 pending = judging.submit(self._judge, draft, path, network.name, stage, number, took)
             if pending is not None:
                 pending.result()
+        self._ask_again(paths)
         self._note_cost()
         tables = [read_rows(path) for path in paths]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -276,17 +277,22 @@ class _Run:
     def _judge(self, draft: Path, path: Path, network: str, stage: str, number: int, generate_seconds: float) -> None:
         """Score one generated batch and write its part file."""
         started = time.monotonic()
-        rows = score_table(
-            read_rows(draft),
-            self.judge,
-            self.plan.traits,
-            wording=self.config.asked,
-            others=self.config.evaluate.other_rubrics,
-        )
+        rows = self._scored(read_rows(draft))
         self.store.write_rows(path, rows)
         draft.unlink()
         self.store.note_batch(network, stage, number, len(rows), generate_seconds, time.monotonic() - started)
         self.progress(f"{network}: {stage}", len(rows))
+
+    def _ask_again(self, paths: Sequence[Path]) -> None:
+        """Judge once more the batches of which the judge left rows unanswered: by now it may answer."""
+        for path in paths:
+            rows = read_rows(path)
+            if unanswered(rows):
+                self.store.write_rows(path, self._scored(rows))
+
+    def _scored(self, rows: pd.DataFrame) -> pd.DataFrame:
+        others = self.config.evaluate.other_rubrics
+        return score_table(rows, self.judge, self.plan.traits, wording=self.config.asked, others=others)
 
     def _exists(self, row: PlannedRow) -> bool:
         """Tell whether the vector a row is steered with exists."""

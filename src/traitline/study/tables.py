@@ -114,7 +114,7 @@ def _other_rubrics(plan: Plan, found: Found, rows: pd.DataFrame) -> pd.DataFrame
     planned = found.planned()
     tables = []
     for rubric in plan.traits:
-        crossed = kept.assign(trait_score=[found.get(rubric, np.nan) for found in scores])
+        crossed = kept.assign(trait_score=pd.Series([found.get(rubric) for found in scores], kept.index, dtype=np.float64))
         part = planned[planned["trait"] != rubric]
         tables.append(effects.effect_table(part, crossed, seed=plan.config.seed).assign(rubric=rubric))
     return pd.concat(tables, ignore_index=True)[columns]
