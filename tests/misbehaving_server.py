@@ -142,8 +142,13 @@ def _error(status: int, headers: Callable[[], Mapping[str, str]] = dict) -> Way:
     return send
 
 
-def _content(make: Callable[[_Handler], bytes], headers: Mapping[str, str] | None = None) -> Way:
-    return lambda handler: handler.send(200, make(handler), headers)
+def _content(make: Callable[[_Handler], bytes], headers: Mapping[str, str] | None = None, status: int = 200) -> Way:
+    return lambda handler: handler.send(status, make(handler), headers)
+
+
+def redirection(status: int, to: str) -> Way:
+    """Send the client elsewhere; `{key}` in `to` stands for the key it sent."""
+    return lambda handler: handler.send(status, b"", {"Location": to.replace("{key}", handler.key)})
 
 
 def _without(field: str, value: Any) -> Callable[[_Handler], bytes]:
@@ -157,6 +162,11 @@ def _half(handler: _Handler) -> None:
 
 
 def _drop(handler: _Handler) -> None:
+    handler.close_connection = True
+
+
+def _not_a_status(handler: _Handler) -> None:
+    handler.wfile.write(f"HTTP/1.1 {handler.key}\r\n\r\n".encode())
     handler.close_connection = True
 
 
@@ -207,6 +217,7 @@ PASSING: dict[str, Way] = {
     "empty": _content(lambda _: b""),
     "half a body": _half,
     "dropped": _drop,
+    "not a status": _not_a_status,
     "hang": _hang,
     "drip": _drip(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"),
     "drip within the headers": _drip(b"HTTP/1.1 200 OK\r\nX-Slow: "),
@@ -223,6 +234,8 @@ WAYS: dict[str, Way] = {
         200,
         json.dumps(chat_completion(handler.prompt, probabilities=False, text=f"42 is my answer to {handler.key}")).encode(),
     ),
+    "429, in a day": _error(429, lambda: {"Retry-After": "86400"}),
+    "403, flagged": _content(lambda h: json.dumps({"error": {"message": "your input was flagged"}}).encode(), status=403),
     **PASSING,
     **FINAL,
 }

@@ -80,6 +80,29 @@ def test_many_threads_write_and_read(tmp_path: Path) -> None:
         assert cache.counts().hits == 80
 
 
+def test_what_threads_put_at_once_is_written_together(tmp_path: Path) -> None:
+    """While one thread waits for the file, seven more judgements come in; they cost one more write, not seven."""
+    path, log = tmp_path / "c.sqlite", tmp_path / "c.sqlite-wal"
+    found: list[int] = []
+    with JudgeCache(path) as cache:
+        before = log.stat().st_size
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        threads = [threading.Thread(target=lambda n=n: found.append(cache.put(f"k{n}", n))) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert not found
+        holder.execute("ROLLBACK")
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == list(range(8))
+        assert cache.counts().entries == 8
+        assert log.stat().st_size - before < 4 * 4200  # every write is a page of 4 KiB, and a little
+    with JudgeCache(path) as cache:
+        assert cache.get_many([f"k{n}" for n in range(8)]) == {f"k{n}": n for n in range(8)}
+
+
 WRITER = """
 import sys
 from traitline.judges.cache import JudgeCache
@@ -103,6 +126,48 @@ def test_two_processes_share_a_new_file(tmp_path: Path) -> None:
     with JudgeCache(path) as cache:
         assert cache.counts().entries == 80
         assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+ASKER = """
+import sys, threading
+from traitline.judges.cache import JudgeCache
+with JudgeCache(sys.argv[1]) as cache, cache.asking(sys.argv[2], threading.Event()) as stored:
+    print(stored, flush=True)
+    sys.stdin.read()
+    cache.put(sys.argv[2], "asked")
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_one_process_asks_for_another_waits_for(tmp_path: Path, killed: bool) -> None:
+    path, key, other_key = tmp_path / "c.sqlite", cache_key({}, "one"), cache_key({}, "other")
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKER, str(path), key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "{}\n"
+    found: list[dict[str, str]] = []
+    with JudgeCache(path) as cache:
+
+        def ask(wanted: str, stop: threading.Event) -> None:
+            with cache.asking(wanted, stop) as stored:
+                found.append(stored)
+
+        ask(other_key, threading.Event())
+        assert found == [{}]
+        gives_up = threading.Event()
+        threading.Timer(0.2, gives_up.set).start()
+        ask(key, gives_up)
+        assert found == [{}, {}]
+        waiting = threading.Thread(target=ask, args=(key, threading.Event()))
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+        if killed:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate("", timeout=30)
+        waiting.join(timeout=10)
+        assert found == [{}, {}, {} if killed else {key: "asked"}]
 
 
 def test_what_put_returned_survives_a_kill(tmp_path: Path) -> None:
@@ -165,6 +230,8 @@ def test_unusable_paths_and_a_closed_cache(tmp_path: Path) -> None:
     cache.close()
     with pytest.raises(StoreError, match="closed"):
         cache.put("k", 1)
+    with pytest.raises(StoreError, match="closed"), cache.asking(cache_key({}, "k"), threading.Event()):
+        pass
 
 
 FULL_DISK = """

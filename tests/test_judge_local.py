@@ -8,17 +8,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import ARCHITECTURES, tiny_model, tiny_network
 from traitline.errors import InputError, JudgeError, ModelError, StoreError
-from traitline.judges import make_judge
+from traitline.judges import make_judge, walk
 from traitline.judges.cache import JudgeCache
 from traitline.judges.local import LocalJudge
 from traitline.judges.spelling import find_spellings
@@ -40,13 +42,16 @@ TRAIT = Trait(
 ANSWERS = ["no", "He sighed, as ever.", "{answer} é 💥", "Why me? Why always me, he said, and slammed the door."]
 
 DIGIT_PAIRS = [(a, b) for a in "123456789" for b in "0123456789"]
+TAILS = [(a, b + c) for a in "123456789" for b, c in DIGIT_PAIRS]
 MERGES: dict[str, list[tuple[str, str]]] = {
     "digits": [],
     "numbers": [*DIGIT_PAIRS, ("10", "0")],
     "tens": [("1", "0")],
     "spaced": [("Ġ", digit) for digit in "0123456789"],
+    "thousand": [*DIGIT_PAIRS, *((a + b, c) for a, b in DIGIT_PAIRS for c in "0123456789"), *TAILS],
 }
-"""How each kind of tokenizer merges: one token a digit; one a number; "10" alone; a digit and the space before it."""
+"""How each kind of tokenizer merges: one token a digit; one for 0 to 100; "10" alone; a digit and the space before it; one for
+0 to 999."""
 
 
 def pieces(kind: str, digits: str, space: bool) -> list[str]:
@@ -56,6 +61,7 @@ def pieces(kind: str, digits: str, space: bool) -> list[str]:
         "numbers": [digits],
         "tens": ["10", *digits[2:]] if digits.startswith("10") else list(digits),
         "spaced": list(digits),
+        "thousand": [digits],
     }[kind]
     if not space:
         return cut
@@ -67,7 +73,8 @@ def chat_tokenizer(kind: str, template: str | None = TEMPLATE) -> Any:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     refusal = [("R", "E"), ("RE", "F"), ("U", "S"), ("A", "L")]
     merges = [*MERGES[kind], *refusal]
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters, *("".join(pair) for pair in merges)])}
+    tokens = dict.fromkeys([*SPECIAL, *letters, *("".join(pair) for pair in merges)])
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,7 +84,13 @@ def chat_tokenizer(kind: str, template: str | None = TEMPLATE) -> Any:
 
 
 def chat_model(kind: str = "digits", architecture: str = "llama", seed: int = 0, **changes: Any) -> Model:
-    sizes = {"vocab_size": 400, "max_position_embeddings": 4096, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    sizes = {
+        "vocab_size": 1600 if kind == "thousand" else 400,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     network = tiny_network(architecture, seed, **sizes | changes)
     return wrap(network, chat_tokenizer(kind), source="org/tiny")
 
@@ -88,16 +101,29 @@ def ids_of(model: Model, *tokens: str) -> list[int]:
 
 @torch.inference_mode()
 def by_brute_force(model: Model, kind: str, prompt: Sequence[int]) -> dict[int, float]:
-    """The probability of each number: all its spellings, each a full forward from the first token, nothing cached or padded."""
-    paths = {tuple(ids_of(model, *pieces(kind, str(n), space))): n for n in range(101) for space in (False, True)}
+    """The probability of each number: all its spellings, each a full forward from the first token, nothing cached or padded.
+
+    Where the tokenizer writes any longer string of digits by going on from a number, the number ends only before a token that
+    begins with no digit.
+    """
     found = dict.fromkeys(range(101), 0.0)
-    for path, number in paths.items():
+    digits = [i for token, i in model.tokenizer.get_vocab().items() if token[0] in "0123456789"]
+    for number, space in product(range(101), (False, True)):
+        path = ids_of(model, *pieces(kind, str(number), space))
         logits = model.network(torch.tensor([[*prompt, *path]])).logits[0, len(prompt) - 1 :].double()
         following = logits.softmax(dim=-1)  # [tokens of the path + 1, vocabulary]
         written = math.prod(following[i, token].item() for i, token in enumerate(path))
-        longer = {other[len(path)] for other in paths if other[: len(path)] == path and len(other) > len(path)}
-        found[number] += written * (1 - sum(following[-1, token].item() for token in longer))
+        goes_on = tuple(path) in beginnings_of_digits(kind)
+        found[number] += written * (1 - following[-1, digits].sum().item() * goes_on)
     return found
+
+
+@cache
+def beginnings_of_digits(kind: str) -> set[tuple[int, ...]]:
+    """With what the tokenizer begins a number and one more digit, all of them excluded."""
+    texts = [f"{' ' * space}{number}{digit}" for number in range(101) for digit in range(10) for space in (False, True)]
+    written = [tuple(ids) for ids in chat_tokenizer(kind)(texts, add_special_tokens=False)["input_ids"]]
+    return {ids[:n] for ids in written for n in range(1, len(ids))}
 
 
 def readings(model: Model, prompts: list[list[int]], tokens_per_batch: int = 8192) -> list[Mapping[float, float]]:
@@ -109,7 +135,7 @@ def readings(model: Model, prompts: list[list[int]], tokens_per_batch: int = 819
 
 
 def assert_same(found: Mapping[float, float], wanted: Mapping[int, float]) -> None:
-    assert [found.get(float(n), 0.0) for n in range(101)] == pytest.approx([wanted[n] for n in range(101)], abs=1e-6, rel=1e-4)
+    assert [found.get(float(n), 0.0) for n in range(101)] == pytest.approx([wanted[n] for n in range(101)], abs=1e-5, rel=1e-4)
 
 
 def some_prompts(lengths: Sequence[int] = (12, 40, 25, 13), shared: int = 11) -> list[list[int]]:
@@ -141,6 +167,13 @@ def leaning(model: Model, *tokens: str, by: float = 30.0) -> Iterator[None]:
         hook.remove()
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every point of the tree is walked to, whatever its probability."""
+    monkeypatch.setattr(walk, "HARDLY_EVER", 0.0)
+    monkeypatch.setattr(walk, "NEVER", 0.0)
+
+
 @pytest.mark.parametrize("kind", MERGES)
 def test_every_number_is_found_as_the_tokenizer_writes_it(kind: str) -> None:
     tokenizer = chat_tokenizer(kind)
@@ -158,7 +191,7 @@ def test_numbers_are_found_where_the_opening_would_merge_with_them() -> None:
 
 
 @pytest.mark.parametrize("kind", MERGES)
-def test_probabilities_are_those_of_brute_force(kind: str) -> None:
+def test_probabilities_are_those_of_brute_force(kind: str, exact: None) -> None:
     model = chat_model(kind)
     prompts = some_prompts()
     for found, prompt in zip(readings(model, prompts), prompts, strict=True):
@@ -167,30 +200,61 @@ def test_probabilities_are_those_of_brute_force(kind: str) -> None:
         assert_same(found, wanted)
 
 
+@pytest.mark.parametrize("kind", ["digits", "tens", "spaced"])
+def test_what_is_not_walked_to_makes_no_difference(kind: str) -> None:
+    model = chat_model(kind)
+    for found, prompt in zip(readings(model, some_prompts()), some_prompts(), strict=True):
+        assert_same(found, by_brute_force(model, kind, prompt))
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_every_architecture_agrees_with_brute_force(architecture: str) -> None:
+def test_every_architecture_agrees_with_brute_force(architecture: str, exact: None) -> None:
     model = chat_model("numbers", architecture)
-    prompts = some_prompts((12, 30), shared=9)
+    prompts = some_prompts((12, 30, 27), shared=9)
     for found, prompt in zip(readings(model, prompts), prompts, strict=True):
         assert_same(found, by_brute_force(model, "numbers", prompt))
 
 
-def test_an_answer_is_counted_once() -> None:
+@pytest.mark.parametrize(
+    ("chain", "number"), [("85x", 85), ("850", None), ("10x", 10), ("100", None), ("105", None), ("05x", None), ("0x", 0)]
+)
+def test_what_goes_on_to_another_number_is_none(chain: str, number: int | None) -> None:
+    """A network of bigrams that writes 850..., 1000..., 105... or 05 writes no number from 0 to 100."""
     model = chat_model("digits")
-    [prompt] = some_prompts([20])
-    digits = ids_of(model, *"0123456789")
-    with torch.inference_mode():
-        first = model.network(torch.tensor([prompt])).logits[0, -1].softmax(dim=-1)
-        spaced = model.network(torch.tensor([[*prompt, *ids_of(model, "Ġ")]])).logits[0, -1].softmax(dim=-1)
-    begins = first[digits].sum() + first[ids_of(model, "Ġ")[0]] * spaced[digits].sum()
-    assert sum(readings(model, [prompt])[0].values()) == pytest.approx(begins.item(), rel=1e-5)
+    tokens = ids_of(model, *chain)
+    prompt = [*some_prompts([20])[0], ids_of(model, "y")[0]]
+    following = dict(pairwise([prompt[-1], *tokens]))
+    last: list[int] = []
+
+    def note(_: object, __: object, given: Mapping[str, Any]) -> None:
+        last[:] = given["input_ids"][:, -1].tolist()
+
+    def lean(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        lift = torch.zeros_like(logits)
+        for row, token in enumerate(last):
+            lift[row, -1, following.get(token, ids_of(model, "z")[0])] = 60
+        return logits + lift
+
+    hooks = [
+        model.network.register_forward_pre_hook(note, with_kwargs=True),
+        model.network.get_output_embeddings().register_forward_hook(lean),
+    ]
+    try:
+        [found] = readings(model, [prompt])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert sum(found.values()) == pytest.approx(float(number is not None), abs=1e-6)
+    assert number is None or found[float(number)] == pytest.approx(1, abs=1e-6)
 
 
-POINTS = 21
-"""Where an answer of digits can go on: after 1 to 9 and 10, after a space, and after a space and each of these."""
+POINTS = 23
+"""Where an answer of digits can go on: after 0 to 9 and 10, after a space, and after a space and each of these."""
 
 
-def test_what_prompts_share_is_computed_once() -> None:
+def test_what_prompts_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "HARDLY_EVER", 1.0)
+    monkeypatch.setattr(walk, "NEVER", 0.0)
     model = chat_model("digits")
     prompts = some_prompts((20, 20, 18, 15, 16, 20), shared=11)
     one_by_one = [readings(model, [prompt])[0] for prompt in prompts]
@@ -205,11 +269,23 @@ def test_what_prompts_share_is_computed_once() -> None:
         assert_same(other, {n: alone.get(float(n), 0.0) for n in range(101)})
 
 
-def test_a_number_of_one_token_costs_no_further_pass() -> None:
-    model = chat_model("numbers")
+def test_a_number_of_one_token_costs_no_further_pass(exact: None) -> None:
+    model = chat_model("thousand")
     with counting(model) as seen:
         readings(model, some_prompts((12, 12), shared=11))
-    assert seen == [11, 2, 2]
+    assert seen == [11, 2, *[2] * 5]  # after a space; after 0 and 100, with and without it, for 05 and 1000 begin so
+
+
+def test_what_is_hardly_ever_written_costs_no_pass() -> None:
+    model = chat_model("digits")
+    with leaning(model, "7"), counting(model) as seen:
+        [found] = readings(model, some_prompts([12]))
+    assert sum(found.values()) == pytest.approx(0, abs=1e-6)  # 7777, and so on
+    with leaning(model, "7", "!"), counting(model) as seen:
+        [found] = readings(model, some_prompts([12]))
+    assert found[7.0] > 0.05
+    assert found[77.0] > 0.05
+    assert seen == [11, 1, 1, 1]
 
 
 def test_common_prefix_leaves_every_prompt_a_token() -> None:
@@ -219,7 +295,7 @@ def test_common_prefix_leaves_every_prompt_a_token() -> None:
     assert common_prefix([[1], [2]]) == common_prefix([]) == []
 
 
-def test_prompts_that_share_nothing_agree_with_brute_force() -> None:
+def test_prompts_that_share_nothing_agree_with_brute_force(exact: None) -> None:
     model = chat_model("tens")
     prompts = some_prompts((9, 17), shared=0)
     for found, prompt in zip(readings(model, prompts), prompts, strict=True):
@@ -227,7 +303,7 @@ def test_prompts_that_share_nothing_agree_with_brute_force() -> None:
 
 
 @pytest.mark.parametrize("kind", ["digits", "numbers"])
-def test_score_is_the_expected_number(kind: str) -> None:
+def test_score_is_the_expected_number(kind: str, exact: None) -> None:
     model = chat_model(kind)
     judge = LocalJudge(model, min_mass=1e-6)
     scores = judge.score(TRAIT, ["q"] * 4, ANSWERS)
@@ -247,7 +323,8 @@ def test_too_little_mass_on_numbers_is_missing() -> None:
         [score] = LocalJudge(model).score(TRAIT, ["q"], ["a"])
     assert (score.trait, score.coherence, score.refusal) == (None, None, False)
     assert score.missing_reason == "only 0.00 of the answer is on numbers"
-    with leaning(model, "7"):
+    model = chat_model("thousand")
+    with leaning(model, "77"):
         [score] = LocalJudge(model).score(TRAIT, ["q"], ["a"])
     assert (score.trait, score.coherence) == (pytest.approx(77, abs=1e-3), pytest.approx(77, abs=1e-3))
 
@@ -273,13 +350,13 @@ def test_model_text_stays_within_its_turn() -> None:
 
 
 def test_a_prompt_beyond_what_the_model_reads_is_missing() -> None:
-    model = chat_model("digits", max_position_embeddings=2400)
-    with leaning(model, "7"):
+    model = chat_model("thousand", max_position_embeddings=2400)
+    with leaning(model, "77"):
         scores = LocalJudge(model).score(TRAIT, ["q"] * 3, ["short", "long " * 600, "other"])
     assert [score.trait is None for score in scores] == [False, True, False]
     assert scores[1].missing_reason is not None
     assert "trait: prompt of 30" in scores[1].missing_reason
-    assert "of which the judge takes 2396" in scores[1].missing_reason
+    assert "of which the judge takes 2398" in scores[1].missing_reason
 
 
 def test_equal_rows_are_read_once_and_order_is_kept(tmp_path: Path) -> None:
@@ -356,6 +433,20 @@ def test_models_that_may_think_are_asked_not_to() -> None:
     assert LocalJudge(thinking, min_mass=1e-6).score(TRAIT, ["q"], ["a"]) == LocalJudge(model, min_mass=1e-6).score(
         TRAIT, ["q"], ["a"]
     )
+
+
+def test_judgements_do_not_depend_on_the_day() -> None:
+    dated, fixed = (chat_tokenizer("digits", prefix + TEMPLATE) for prefix in ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"))
+    network = chat_model("digits").network
+    one, other = (LocalJudge(wrap(network, tokenizer), min_mass=1e-6) for tokenizer in (dated, fixed))
+    assert one.score(TRAIT, ["q"], ["a"]) == other.score(TRAIT, ["q"], ["a"])
+
+
+def test_a_network_without_a_plain_cache_says_so() -> None:
+    config = transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
+    network = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(JudgeError, match=r"'org/tiny' cannot judge.*take a plain transformer"):
+        LocalJudge(wrap(network, chat_tokenizer("digits"), source="org/tiny")).score(TRAIT, ["q"], ["a"])
 
 
 def test_names_tell_hub_models_and_revisions() -> None:

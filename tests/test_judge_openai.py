@@ -355,7 +355,7 @@ def test_what_stays_unavailable_is_one_missing_row(server: Server, judge_at: Mak
     bad = True
     server.trait = lambda nth, prompt: failure if bad and "a3" in prompt else says(n80=1.0)
     with JudgeCache(tmp_path / "c.sqlite") as cache:
-        judge = judge_at(cache=cache, max_retries=2)
+        judge = judge_at(cache=cache, max_retries=2, patience_seconds=0.0)
         scores = judge.score(TRAIT, ["q"] * 6, [f"a{i}" for i in range(6)])
         assert [s.trait for s in scores] == [80, 80, 80, None, 80, 80]
         assert scores[3].missing_reason == "trait: unavailable"
@@ -366,16 +366,31 @@ def test_what_stays_unavailable_is_one_missing_row(server: Server, judge_at: Mak
         assert len(server.bodies) == before + 1
 
 
-def test_a_server_that_is_down_from_the_start_makes_rows_missing(server: Server, judge_at: Make) -> None:
-    server.probe = server.trait = server.coherence = lambda nth, prompt: Http(503)
-    [score] = judge_at(max_retries=1).score(TRAIT, ["q"], ["a"])
-    assert (score.trait, score.coherence, score.missing_reason) == (None, None, "unavailable")
+def test_a_server_that_is_down_from_the_start_is_an_error(server: Server, judge_at: Make) -> None:
+    server.probe = server.trait = server.coherence = lambda nth, prompt: Http(503, message="loading the model")
+    with pytest.raises(JudgeError, match=r"does not answer for now \(HTTP 503: .*loading the model.*run again"):
+        judge_at(max_retries=1).score(TRAIT, ["q"], ["a"])
 
 
 def test_no_server_at_the_address_says_so(server: Server, judge_at: Make) -> None:
     server.close()
-    with pytest.raises(JudgeError, match=r"nothing answers for 'tiny' at http://127.0.0.1.*start the server"):
+    with pytest.raises(
+        JudgeError, match=r"nothing answers for 'tiny' at http://127.0.0.1.*\(ConnectError: .+\); start the server"
+    ):
         judge_at(max_retries=1).score(TRAIT, ["q"], ["a"])
+
+
+def test_a_proxy_without_answer_is_named(server: Server, judge_at: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:proxy-secret@127.0.0.1:9")
+    with pytest.raises(JudgeError, match=r"nothing answers .*, through the proxy that the environment names\)") as raised:
+        judge_at(base_url="http://judge.invalid/v1", max_retries=0).score(TRAIT, ["q"], ["a"])
+    assert "proxy-secret" not in str(raised.value)
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://me:proxy-secret@127.0.0.1:9")
+    with pytest.raises(InputError, match="a proxy or a certificate that the environment names cannot be used") as unusable:
+        judge_at(base_url="http://judge.invalid/v1")
+    assert "proxy-secret" not in str(unusable.value)
 
 
 def test_a_rejected_row_is_missing_without_retries(server: Server, judge_at: Make) -> None:
@@ -432,9 +447,8 @@ def test_without_a_key_only_a_server_on_this_machine_will_do(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(JudgeError, match="environment variable OPENAI_API_KEY"):
         make_judge("openai:gpt-4.1-mini")
-    with pytest.raises(JudgeError, match=r"judge\.example\.org/v1 needs a key") as raised:
-        OpenAIJudge("tiny", base_url="https://user:secret@judge.example.org/v1?token=secret")
-    assert "secret" not in str(raised.value)
+    with pytest.raises(JudgeError, match=r"judge\.example\.org/v1 needs a key"):
+        OpenAIJudge("tiny", base_url="https://judge.example.org/v1")
     assert judge_at().score(TRAIT, ["q"], ["a"])[0].trait == 80
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     assert make_judge("openai:tiny").score(TRAIT, ["q"], ["a"])[0].trait == 80
@@ -451,7 +465,7 @@ def test_a_key_that_is_none_is_not_repeated(monkeypatch: pytest.MonkeyPatch, key
 def test_bad_arguments_are_named(server: Server) -> None:
     with pytest.raises(InputError, match="model's name"):
         make_judge("openai")
-    for bad in ({"concurrency": 0}, {"samples": 0}, {"min_mass": 0.0}, {"timeout_seconds": 0}):
+    for bad in ({"concurrency": 0}, {"samples": 0}, {"min_mass": 0.0}, {"timeout_seconds": 0}, {"backoff_seconds": 0.0}):
         with pytest.raises(InputError, match="needs concurrency"):
             OpenAIJudge("tiny", **bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'mean' is none of"):
@@ -459,6 +473,10 @@ def test_bad_arguments_are_named(server: Server) -> None:
     for address in ("localhost:8000", "ftp://host/v1", "http://[::1/v1"):
         with pytest.raises(InputError, match="not an http"):
             OpenAIJudge("tiny", base_url=address)
+    for address in ("https://user:secret@judge.example.org/v1", "https://judge.example.org/v1?token=secret"):
+        with pytest.raises(InputError, match=r"judge\.example\.org/v1 without them, holds a user name") as raised:
+            OpenAIJudge("tiny", base_url=address)
+        assert "secret" not in str(raised.value)
 
 
 def drawn(nth: int, prompt: str) -> Says:

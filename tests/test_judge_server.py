@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from misbehaving_server import FINAL, PASSING, MisbehavingServer, odds_for
+from misbehaving_server import FINAL, PASSING, WAYS, MisbehavingServer, odds_for, redirection
 from traitline.errors import JudgeError
+from traitline.judges import chat
 from traitline.judges.cache import JudgeCache
+from traitline.judges.chat import GIVE_UP_AFTER
 from traitline.judges.openai import OpenAIJudge
 from traitline.judges.questions import questions_about
 from traitline.judges.waits import asked_wait_seconds
@@ -126,7 +129,8 @@ def test_a_run_that_ends_in_the_middle_keeps_what_was_answered(
     assert set(server.completed.values()) == {1}
 
 
-def test_a_limit_reached_all_the_time_loses_no_row(server: MisbehavingServer, judge_at: Make) -> None:
+@pytest.mark.parametrize("way", ["429, in seconds", "429, no headers"])
+def test_a_limit_reached_all_the_time_loses_no_row(server: MisbehavingServer, judge_at: Make, way: str) -> None:
     """Two answers a tenth of a second, for sixteen at once: each row is put off more often than it may be retried."""
     opened: list[float] = []
 
@@ -135,7 +139,7 @@ def test_a_limit_reached_all_the_time_loses_no_row(server: MisbehavingServer, ju
         with server.lock:
             opened[:] = [at for at in opened if now - at < 0.1]
             if len(opened) >= 2:
-                return "429, in seconds"
+                return way
             opened.append(now)
         return "answer"
 
@@ -143,6 +147,75 @@ def test_a_limit_reached_all_the_time_loses_no_row(server: MisbehavingServer, ju
     assert_expected(judge_at(max_retries=0).score(TRAIT, *rows(12)), 12)
     assert max(server.asked.values()) > 3
     assert set(server.completed.values()) == {1}
+
+
+@pytest.mark.parametrize("way", ["503", "dropped", "no logprobs"])
+def test_a_server_that_stops_answering_ends_the_run_and_loses_nothing(
+    server: MisbehavingServer, judge_at: Make, way: str
+) -> None:
+    gone = threading.Event()
+
+    def plan(prompt: str, nth: int) -> str:
+        if sum(server.completed.values()) > 60:
+            gone.set()
+        return way if gone.is_set() else "answer"
+
+    server.plan = plan
+    with pytest.raises(JudgeError, match=rf"has left {GIVE_UP_AFTER} questions in a row without an answer.*run again"):
+        judge_at(max_retries=1, concurrency=4).score(TRAIT, *rows(400))
+    asked_in_vain = len(server.asked.keys() - server.completed.keys())
+    assert GIVE_UP_AFTER <= asked_in_vain <= 2 * GIVE_UP_AFTER
+    server.plan = lambda prompt, nth: "answer"
+    assert_expected(judge_at().score(TRAIT, *rows(100)), 100)
+    assert set(server.completed.values()) == {1}
+
+
+def test_answers_in_between_keep_the_run_going(server: MisbehavingServer, judge_at: Make) -> None:
+    server.plan = lambda prompt, nth: (
+        "500" if "GRUMPY" in prompt and int(prompt.split("answer ")[1][:3].strip("] 0")) % 4 else "answer"
+    )
+    scores = judge_at(max_retries=0, concurrency=4).score(TRAIT, *rows(3 * GIVE_UP_AFTER))
+    assert sum(score.trait is None for score in scores) > 2 * GIVE_UP_AFTER
+    assert all(score.coherence is not None for score in scores)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_nothing_goes_to_another_address(server: MisbehavingServer, judge_at: Make, status: int) -> None:
+    with MisbehavingServer() as elsewhere:
+        target = elsewhere.url.replace("127.0.0.1", "localhost")
+        WAYS["redirected"] = redirection(status, f"{target}/{{key}}?k={{key}}")
+        server.plan = lambda prompt, nth: "redirected"
+        with pytest.raises(JudgeError, match=rf"is redirected to {target}/\[key\] \(HTTP {status}\).*OPENAI_BASE_URL"):
+            judge_at().score(TRAIT, *rows(3))
+        assert (elsewhere.requests, server.requests) == (0, 1)
+
+
+@pytest.mark.parametrize("target", ["http://[bad", "", "/v2"])
+def test_a_redirection_to_nowhere_is_told_as_well(server: MisbehavingServer, judge_at: Make, target: str) -> None:
+    WAYS["redirected"] = redirection(308, target)
+    server.plan = lambda prompt, nth: "redirected"
+    with pytest.raises(JudgeError, match=r"is redirected to .+ \(HTTP 308\)"):
+        judge_at().score(TRAIT, *rows(1))
+
+
+def test_a_text_that_a_moderator_flags_is_one_missing_row(server: MisbehavingServer, judge_at: Make) -> None:
+    server.plan = lambda prompt, nth: "403, flagged" if "[answer 1]" in prompt else "answer"
+    scores = judge_at().score(TRAIT, *rows(3))
+    assert [score.missing_reason for score in scores] == [None, "trait: rejected (HTTP 403)", None]
+
+
+def test_a_long_wait_is_told_once_and_has_an_end(
+    server: MisbehavingServer, judge_at: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(chat, "WORTH_TELLING_SECONDS", 0.2)
+    server.plan = lambda prompt, nth: "429, in a day" if nth == 0 and "GRUMPY" in prompt else "answer"
+    began = time.monotonic()
+    assert_expected(judge_at().score(TRAIT, *rows(6)), 6)
+    assert 0.3 < time.monotonic() - began < 10
+    [told] = [record.getMessage() for record in caplog.records if record.name.startswith("traitline")]
+    assert "does not answer (HTTP 429: " in told
+    assert "[key], not now" in told
 
 
 def test_accounts_that_make_no_sense_cost_no_answer(server: MisbehavingServer, judge_at: Make) -> None:
@@ -163,9 +236,9 @@ def test_one_bad_answer_to_the_probe_does_not_change_the_method(server: Misbehav
 def test_a_request_takes_no_longer_than_it_may(server: MisbehavingServer, judge_at: Make, way: str) -> None:
     server.plan = lambda prompt, nth: way
     began = time.monotonic()
-    [score] = judge_at(max_retries=1, timeout_seconds=0.3).score(TRAIT, *rows(1))
+    with pytest.raises(JudgeError, match=r"does not answer for now \(no whole answer within 0\.3 s\)"):
+        judge_at(max_retries=1, timeout_seconds=0.3).score(TRAIT, *rows(1))
     assert 0.6 <= time.monotonic() - began < 15
-    assert score.missing_reason == "unavailable"
 
 
 def test_closing_ends_the_threads(server: MisbehavingServer, judge_at: Make) -> None:
@@ -209,7 +282,9 @@ def test_failures_of_every_kind_change_no_score_and_show_no_key(
 
 RUN = """
 import logging, sys, traceback
+from traitline.judges import chat
 from traitline.judges.cache import JudgeCache
+from traitline.judges.chat import GIVE_UP_AFTER
 from traitline.judges.openai import OpenAIJudge
 from traitline.traits.trait import Trait
 trait = Trait.model_validate_json(sys.argv[3])
@@ -252,6 +327,48 @@ def test_a_kill_among_failures_costs_at_most_what_was_under_way(server: Misbehav
     assert [n for pair in numbers for n in pair] == pytest.approx([n for pair in expected(60) for n in pair])
     assert max(server.completed.values()) <= 2
     assert sum(times - 1 for times in server.completed.values()) <= 4
+
+
+def test_the_key_is_in_no_traceback_that_a_library_logs(
+    server: MisbehavingServer, judge_at: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoted = "sk-'1a2b3c4d5e6f\\"
+    monkeypatch.setenv("OPENAI_API_KEY", quoted)
+    judge_at()
+    shown = io.StringIO()
+    handler = logging.StreamHandler(shown)
+    logger = logging.getLogger("openai._base_client")
+    logger.addHandler(handler)
+    try:
+        for sent in (f"illegal status line: {quoted!r}", f"illegal status line: {quoted}", "connection reset"):
+            try:
+                raise RuntimeError(sent)
+            except RuntimeError:
+                logger.warning("encountered %r", {"Authorization": quoted}, exc_info=True)
+    finally:
+        logger.removeHandler(handler)
+    assert "1a2b3c4d5e6f" not in shown.getvalue()
+    assert shown.getvalue().count("Traceback") == 3
+    assert "RuntimeError: connection reset" in shown.getvalue()
+
+
+def test_two_processes_at_one_cache_pay_once(server: MisbehavingServer, tmp_path: Path) -> None:
+    def plan(prompt: str, nth: int) -> str:
+        time.sleep(0.02)
+        return "answer"
+
+    server.plan = plan
+    both = [
+        subprocess.Popen(
+            command(server, tmp_path / "c.sqlite", 40), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert said[0] == said[1]
+    assert len(said[0].splitlines()) == 40
+    assert len(server.completed) == 3 + 2 * 40
+    assert set(server.completed.values()) == {1}
 
 
 @pytest.mark.parametrize("method", ["auto", "sample"])

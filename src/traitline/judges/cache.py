@@ -2,7 +2,8 @@
 
 Knows keys, JSON values and what they cost. Leaves to each judge what a value holds, and to the caller where the file lies.
 A key is the hash of who judges and of all that was asked; no key of a service, address or prompt is stored. A judgement is on
-the disk when `put` returns. Many threads may share one `JudgeCache`, and several processes one file.
+the disk when `put` returns; what several threads put at once is written together, as waiting for the disk is most of the cost.
+Many threads may share one `JudgeCache`, and several processes one file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from traitline.errors import StoreError
+from traitline.judges.claims import Claims
 
 Json = Any
 """Anything `json.dumps` takes."""
+
+_Row = tuple[str, str, int, int, int]
+"""Key, value as JSON, requests, prompt tokens, completion tokens."""
 
 BUSY_SECONDS = 30.0
 _SCHEMA_VERSION = 1
@@ -89,6 +94,8 @@ class JudgeCache:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._waiting: dict[object, _Row] = {}
+        self._stored: dict[object, Json] = {}
         self._hits = 0
         self._misses = 0
         self._connection: sqlite3.Connection | None = None
@@ -97,10 +104,28 @@ class JudgeCache:
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
             try:
                 self._prepare(connection)
+                self._claims = Claims(self.path.with_name(self.path.name + "-claims"))
             except BaseException:
                 connection.close()
                 raise
         self._connection = connection
+
+    @contextmanager
+    def asking(self, key: str, stop: threading.Event) -> Iterator[dict[str, Json]]:
+        """Keep other processes from asking for a judgement while this one does.
+
+        Args:
+            key: the judgement's.
+            stop: set by a caller who no longer wants to wait for another process.
+
+        Yields:
+            The judgement by its key where it has been stored meanwhile, else nothing: then it is to be asked for and `put`.
+        """
+        with self._claims.on(key, stop):
+            with self._open() as connection:
+                stored = _values(connection, [key])
+                self._hits += len(stored)
+            yield stored
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Json]:
         """Return the values of those keys that are in the cache, and count hits and misses."""
@@ -133,11 +158,19 @@ class JudgeCache:
         Raises:
             StoreError: the judgement could not be written, for example on a full disk.
         """
-        text = json.dumps(value, allow_nan=False)
-        with self._open() as connection:
-            connection.execute(_PUT, (key, text, requests, prompt_tokens, completion_tokens))
-            (stored,) = connection.execute("SELECT value FROM judgements WHERE key = ?", (key,)).fetchone()
-        return json.loads(stored)
+        me = object()
+        self._waiting[me] = key, json.dumps(value, allow_nan=False), requests, prompt_tokens, completion_tokens
+        try:
+            with self._open() as connection:
+                if me in self._waiting:  # no other thread has stored it in the meantime
+                    together = dict(self._waiting)
+                    values = _store(connection, list(together.values()))
+                    self._stored |= {one: values[row[0]] for one, row in together.items()}
+                    for one in together:
+                        self._waiting.pop(one, None)
+            return self._stored.pop(me)
+        finally:
+            self._waiting.pop(me, None)
 
     def put_many(self, values: Mapping[str, Json]) -> dict[str, Json]:
         """Store judgements that cost nothing, all of them or none, durably.
@@ -150,14 +183,7 @@ class JudgeCache:
         """
         rows = [(key, json.dumps(value, allow_nan=False), 0, 0, 0) for key, value in values.items()]
         with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(_PUT, rows)
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            return _values(connection, list(values))
+            return _store(connection, rows)
 
     def counts(self) -> CacheCounts:
         """Return hits and misses since opening, and what all judgements in the file have cost."""
@@ -171,6 +197,7 @@ class JudgeCache:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+                self._claims.close()
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +259,18 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.01)
+
+
+def _store(connection: sqlite3.Connection, rows: Sequence[_Row]) -> dict[str, Json]:
+    """Store all rows or none; return the values that their keys now have."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.executemany(_PUT, rows)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return _values(connection, [row[0] for row in rows])
 
 
 def _values(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Json]:

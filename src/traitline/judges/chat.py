@@ -1,8 +1,9 @@
 """One OpenAI-compatible chat server: a question goes in, a short answer with its token probabilities comes out.
 
-Knows the `openai` client, keys, addresses, retries and what each failure means to a user. Leaves reading an answer to
-`completion.py` and `numbers.py`, and to `openai.py` what is asked. The client's own retries are off: here they are counted,
-jittered, stopped when the caller gives up, and a wait that a server asks for holds back every thread, not one.
+Knows the `openai` client, retries, waits, and when to give up. Leaves addresses to `address.py`, keys to `secrets.py`, what a
+failure means to `failures.py`, reading an answer to `completion.py` and `numbers.py`, and to `openai.py` what is asked. The
+client's own retries are off: here they are counted, jittered, stopped when the caller gives up, and a wait that a server asks
+for holds back every thread, not one. Redirections are not followed: what is judged goes to the given address and to no other.
 
 Requests run on an event loop of their own, which can drop one at any moment: a server that sends a byte now and then cannot
 keep a request alive beyond its time, as it could with a timeout between bytes.
@@ -11,8 +12,7 @@ keep a request alive beyond its time, as it could with a timeout between bytes.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
+import logging
 import random
 import re
 import threading
@@ -21,25 +21,27 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from traitline.errors import InputError, JudgeError
+from traitline.judges.address import URL_VARIABLE, on_this_machine, server_url, shown
 from traitline.judges.completion import read_completion
+from traitline.judges.failures import Failure, fit_to_show, refused, unconnected
 from traitline.judges.numbers import Position
-from traitline.judges.secrets import Key, keep_out_of_logs
+from traitline.judges.secrets import KEY_VARIABLE, keep_out_of_logs, key_from_environment
 from traitline.judges.waits import asked_wait_seconds
 
 if TYPE_CHECKING:
     import openai
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-URL_VARIABLE = "OPENAI_BASE_URL"
-DEFAULT_URL = "https://api.openai.com/v1"
 LONGEST_WAIT_SECONDS = 120.0
+GIVE_UP_AFTER = 20
+"""Questions in a row that a server may leave without an answer, each after all its retries, before it is taken to be gone."""
+
 THINKING_TOKENS = 2048
 """What a server is allowed to spend that counts a model's thinking in the length of its answer."""
 
-_PASSING = {408, 409, 425, 429}
+WORTH_TELLING_SECONDS = 15.0
+_log = logging.getLogger(__name__)
 _NOT_TAKEN = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed", re.I)
 
 
@@ -52,23 +54,6 @@ class Reply:
     requests: int
     prompt_tokens: int
     completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no answer.
-
-    Attributes:
-        reason: a few words for a result table: `unavailable`, or `rejected (HTTP 400)`.
-        detail: what the server or the connection said, shortened, without the key.
-        rejected: the server took the request and would not answer it; asking again will not help.
-        unreachable: nothing answered at the address.
-    """
-
-    reason: str
-    detail: str
-    rejected: bool = False
-    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +82,12 @@ class ChatServer:
         max_retries: how often one question is asked again after a passing failure.
         timeout_seconds: how long one request may take, from connecting (half of it at most) to the answer's last byte.
         backoff_seconds: the wait before the first retry; it doubles from one to the next, up to a minute, less a jitter.
-        patience_seconds: how long one question may be put off by a server that says when to come back; only then does being
-            put off count as a failure.
+        patience_seconds: how long one question may be put off by a busy server (HTTP 429, or any that says when to come
+            back); only then does being put off count as a failure.
 
     Raises:
         JudgeError: OPENAI_API_KEY is not set and the server is not on this machine.
-        InputError: an address that is none.
+        InputError: an address that is none or holds a secret, or a proxy that is none.
     """
 
     def __init__(
@@ -118,16 +103,24 @@ class ChatServer:
         import openai
 
         self.model = model
-        self.url = (base_url or os.environ.get(URL_VARIABLE, "").strip() or DEFAULT_URL).rstrip("/")
-        local = _on_this_machine(self.url)
-        self._key = _key(self.url, local)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key.reveal() or "none",
-            base_url=self.url,
-            timeout=openai.Timeout(timeout_seconds, connect=timeout_seconds / 2),
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,
-        )
+        self.url = server_url(base_url)
+        local = on_this_machine(self.url)
+        self._key = key_from_environment()
+        if not self._key and not local:
+            raise JudgeError(
+                f"the judge at {shown(self.url)} needs a key; set the environment variable {KEY_VARIABLE}, "
+                f"or point {URL_VARIABLE} at a server on this machine"
+            )
+        try:
+            self._client = openai.AsyncOpenAI(
+                api_key=self._key.reveal() or "none",
+                base_url=self.url,
+                timeout=openai.Timeout(timeout_seconds, connect=timeout_seconds / 2),
+                max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, follow_redirects=False),
+            )
+        except (ValueError, ImportError) as error:
+            raise InputError(f"a proxy or a certificate that the environment names cannot be used: {error}") from None
         keep_out_of_logs(self._key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="traitline-requests", daemon=True)
@@ -140,6 +133,8 @@ class ChatServer:
         self._lock = threading.Lock()
         self._usage = Usage()
         self._hold_until = 0.0
+        self._told_until = 0.0
+        self._without_answer = 0
         self._not_taken: frozenset[str] = frozenset()
 
     @property
@@ -168,10 +163,25 @@ class ChatServer:
             needs_positions: an answer without its tokens' probabilities is a passing failure, too.
 
         Raises:
-            JudgeError: no question at all will be answered: wrong key, unknown model, no credit.
+            JudgeError: no question at all will be answered: wrong key, unknown model, no credit, or a server that has left
+                `GIVE_UP_AFTER` questions in a row without an answer.
         """
+        outcome = self._ask(prompt, settings, stop, needs_positions)
+        answered = isinstance(outcome, Reply) or outcome.rejected
+        with self._lock:
+            if not stop.is_set() or answered:
+                self._without_answer = 0 if answered else self._without_answer + 1
+            gone = self._without_answer >= GIVE_UP_AFTER
+        if gone and isinstance(outcome, Failure) and not stop.is_set():
+            raise JudgeError(
+                f"judge model {self} has left {GIVE_UP_AFTER} questions in a row without an answer (the last: "
+                f"{outcome.detail or outcome.reason}); run again when it answers: stored judgements are not paid again"
+            )
+        return outcome
+
+    def _ask(self, prompt: str, settings: Mapping[str, Any], stop: threading.Event, needs_positions: bool) -> Reply | Failure:
         failure = Failure("unavailable", "stopped")
-        retries = requests = 0
+        failed = retries = requests = 0
         patient_until = time.monotonic() + self._patience_seconds
         while not stop.is_set():
             self._wait_for_turn(stop)
@@ -189,13 +199,17 @@ class ChatServer:
                 if self._learn(failure.detail, adapted):
                     continue
                 return failure
-            if server_wait is not None and time.monotonic() + server_wait < patient_until:
-                continue
-            retries += 1
-            if retries > self._max_retries:
-                return failure
+            pause = min(60.0, self._backoff_seconds * 2 ** min(failed, 30)) * random.uniform(0.5, 1.0)  # noqa: S311
+            wait = pause if server_wait is None else server_wait
+            failed += 1
+            busy = failure.put_off or server_wait is not None
+            if not busy or time.monotonic() + wait >= patient_until:
+                retries += 1
+                if retries > self._max_retries:
+                    return failure
+            self._tell(failure, wait)
             if server_wait is None:
-                stop.wait(min(60.0, self._backoff_seconds * 2 ** (retries - 1)) * random.uniform(0.5, 1.0))  # noqa: S311
+                stop.wait(pause)
         return failure
 
     def _send(
@@ -208,14 +222,14 @@ class ChatServer:
         try:
             content = asyncio.run_coroutine_threadsafe(self._post(prompt, settings), self._loop).result()
         except openai.APIStatusError as error:
-            return self._refused(error)
+            failure = refused(error, self, self.url, self._key)
+            return failure if isinstance(failure, JudgeError) else (failure, self._held(failure, error))
         except TimeoutError:
             return Failure("unavailable", f"no whole answer within {self._timeout_seconds:g} s"), None
         except openai.APIConnectionError as error:
-            kind = type(error.__cause__).__name__
-            return Failure("unavailable", kind, unreachable=kind in {"ConnectError", "ConnectTimeout"}), None
+            return unconnected(error.__cause__ or error, self.url, self._key), None
         except openai.OpenAIError as error:
-            return Failure("unavailable", self._clean(str(error))), None
+            return Failure("unavailable", fit_to_show(str(error), self._key)), None
         found = read_completion(content)
         if found is None:
             return Failure("unavailable", "the server's answer is not a chat completion"), None
@@ -229,31 +243,32 @@ class ChatServer:
             TimeoutError: it was not there whole within `timeout_seconds`.
             OpenAIError: the server could not be reached, broke off, or refused.
         """
-        create: Any = self._client.chat.completions.with_raw_response.create
-        async with asyncio.timeout(self._timeout_seconds):
-            raw = await create(model=self.model, messages=[{"role": "user", "content": prompt}], **settings)
-        return bytes(raw.content)
+        import openai
 
-    def _refused(self, error: openai.APIStatusError) -> tuple[Failure, float | None] | JudgeError:
-        """Tell what an HTTP error means: the end, a rejected question, or something to wait for."""
-        status = error.status_code
-        said = self._clean(error.message)
-        remedy = {
-            401: f"set {KEY_VARIABLE} to a key that this server accepts",
-            402: "add credit to the account, then run again: stored judgements are not paid again",
-            403: f"use a key ({KEY_VARIABLE}) that may use this model",
-            404: f"check the model's name and the server's address ({URL_VARIABLE})",
-        }.get(402 if error.code == "insufficient_quota" else status)
-        if remedy is not None:
-            return JudgeError(f"judge model {self} was refused with HTTP {status} ({said}); {remedy}")
-        if status < 500 and status not in _PASSING:
-            return Failure(f"rejected (HTTP {status})", said, rejected=True), None
-        wait = asked_wait_seconds(error.response.headers)
+        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], **settings}
+        async with asyncio.timeout(self._timeout_seconds):
+            answer = await self._client.post("/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=body)
+        return bytes(answer.content)
+
+    def _held(self, failure: Failure, error: openai.APIStatusError) -> float | None:
+        """Hold everybody back for as long as the server asks to be left alone; return the seconds."""
+        wait = asked_wait_seconds(error.response.headers) if not failure.rejected else None
         if wait is not None:
             wait = min(max(wait, self._backoff_seconds), LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.1)  # noqa: S311
             with self._lock:
                 self._hold_until = max(self._hold_until, time.monotonic() + wait)
-        return Failure("unavailable", f"HTTP {status}: {said}"), wait
+        return wait
+
+    def _tell(self, failure: Failure, wait: float) -> None:
+        """Say that there is a long wait, once while it lasts, so that nobody takes it for a hang."""
+        now = time.monotonic()
+        with self._lock:
+            if wait < WORTH_TELLING_SECONDS or now < self._told_until:
+                return
+            self._told_until = now + max(wait, 60.0)
+        _log.warning(
+            "judge model %s does not answer (%s); asking again in %.0f s", self, failure.detail or failure.reason, wait
+        )
 
     def _wait_for_turn(self, stop: threading.Event) -> None:
         while (wait := self._hold_until - time.monotonic()) > 0 and not stop.wait(wait):
@@ -285,9 +300,6 @@ class ChatServer:
                 was.completion_tokens + completion_tokens,
             )
 
-    def _clean(self, text: str) -> str:
-        return " ".join(self._key.blotted_out(text).split())[:200]
-
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
@@ -302,35 +314,3 @@ def _end(loop: asyncio.AbstractEventLoop, client: openai.AsyncOpenAI) -> None:
         loop.stop()
 
     asyncio.run_coroutine_threadsafe(close(), loop)
-
-
-def shown(url: str) -> str:
-    """Return an address fit for a message: without user, password or query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _on_this_machine(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in {"http", "https"}:
-        raise InputError("the judge's base URL is not an http(s) address; give one such as http://localhost:8000/v1")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _key(url: str, local: bool) -> Key:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key and not local:
-        raise JudgeError(
-            f"the judge at {shown(url)} needs a key; set the environment variable {KEY_VARIABLE}, "
-            f"or point {URL_VARIABLE} at a server on this machine"
-        )
-    if any(not "!" <= letter <= "~" for letter in key):
-        raise JudgeError(f"{KEY_VARIABLE} holds blanks or letters that no key has; copy the key again")
-    return Key(key)

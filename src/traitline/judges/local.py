@@ -31,6 +31,7 @@ from traitline.traits.trait import Trait
 
 TOKENS_PER_BATCH = 8192
 _SAMPLED_PER_TENSOR = 1024
+_DATED = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 class LocalJudge:
@@ -70,12 +71,13 @@ class LocalJudge:
         self.cache = cache
         self.min_mass = min_mass
         self.tokens_per_batch = tokens_per_batch
+        self._template = _undated(model.tokenizer)
         self._special = _special_tokens(model.tokenizer)
         self._spellings = find_spellings(model.tokenizer, self._render(""))
         self._longest = _longest_prompt(model, self._spellings.depth)
         self._identity = {
             "judge": "local",
-            "version": 1,
+            "version": 2,
             "weights": fingerprint(model),
             "spellings": [[number, *ids] for number, ids in self._spellings.paths],
             "refusals": list(self._spellings.refusals),
@@ -149,12 +151,20 @@ class LocalJudge:
         return list(self.model.tokenizer(self._render(prompt), add_special_tokens=False)["input_ids"])
 
     def _render(self, prompt: str) -> str:
-        """Put a question in the chat template, up to where the answer begins; models that can think first are asked not to."""
+        """Put a question in the chat template, up to where the answer begins.
+
+        Models that can think first are asked not to. Templates that tell the date are told the same one for ever: a judge
+        that knew the day would give other scores tomorrow.
+        """
         message = {"role": "user", "content": self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", prompt)}
         try:
             return str(
                 self.model.tokenizer.apply_chat_template(
-                    [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+                    [message],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=False,
+                    chat_template=self._template,
                 )
             )
         except Exception as error:  # a template raises its own kinds
@@ -208,6 +218,15 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
         tokenizer.all_special_tokens
     )
     return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True) if len(text) > 1) or r"(?!)")
+
+
+def _undated(tokenizer: Any) -> str | None:
+    """Return a chat template that tells the same date for ever; None where the tokenizer's own tells none."""
+    try:
+        template = str(tokenizer.get_chat_template())
+    except ValueError:  # several, none of them the default; asking will say so
+        return None
+    return _DATED + template if "strftime_now" in template else None
 
 
 def _longest_prompt(model: Model, number_tokens: int) -> float:

@@ -23,7 +23,8 @@ from typing import Any, Literal, Self, get_args
 from traitline.errors import InputError, JudgeError
 from traitline.judges.base import Purpose, Score, Style
 from traitline.judges.cache import JudgeCache, cache_key
-from traitline.judges.chat import ChatServer, Failure, Reply, Usage
+from traitline.judges.chat import ChatServer, Reply, Usage
+from traitline.judges.failures import Failure
 from traitline.judges.numbers import Reading, read_positions, read_samples
 from traitline.judges.probe import LOGPROBS_SETTINGS, PROBED, SAMPLE_SETTINGS, against_logprobs
 from traitline.judges.questions import MIN_MASS, questions_about, score_from
@@ -57,7 +58,8 @@ class OpenAIJudge:
         samples: answers drawn per question with `sample`.
         min_mass: the share of probability (or of samples) on numbers under which a score is missing.
         backoff_seconds: the wait before the first retry.
-        patience_seconds: how long a server that says when to come back may put one question off; this counts as no retry.
+        patience_seconds: how long a busy server (HTTP 429, or one that says when to come back) may put one question off;
+            this counts as no retry.
 
     Raises:
         JudgeError: no key (environment variable OPENAI_API_KEY) for a server that is not on this machine.
@@ -83,10 +85,12 @@ class OpenAIJudge:
             raise InputError("an openai judge needs a model's name, for example openai:gpt-4.1-mini")
         if method not in get_args(Method):
             raise InputError(f"method {method!r} is none of {', '.join(get_args(Method))}")
-        if min(concurrency, samples) < 1 or max_retries < 0 or timeout_seconds <= 0 or not 0 < min_mass <= 1:
+        fits = min(concurrency, samples) >= 1 and min(max_retries, patience_seconds) >= 0 and 0 < min_mass <= 1
+        if not fits or min(timeout_seconds, backoff_seconds) <= 0:
             raise InputError(
-                "an openai judge needs concurrency and samples >= 1, max_retries >= 0, timeout_seconds > 0 and "
-                f"0 < min_mass <= 1; got {concurrency}, {samples}, {max_retries}, {timeout_seconds}, {min_mass}"
+                "an openai judge needs concurrency and samples >= 1, max_retries and patience_seconds >= 0, timeout_seconds "
+                f"and backoff_seconds > 0 and 0 < min_mass <= 1; got {concurrency}, {samples}, {max_retries}, "
+                f"{patience_seconds}, {timeout_seconds}, {backoff_seconds} and {min_mass}"
             )
         self.model = model
         self.cache = cache
@@ -145,40 +149,32 @@ class OpenAIJudge:
 
         A refusal shows nothing of the trait: it is flagged and its trait score is 0; coherence is judged as ever. A score is
         missing where too little of the judge's answer is a number, and `unavailable` where retries did not help; only
-        the first is kept in the cache. `purpose` makes no difference: an unfitted judge has no errors of its own fitting
-        to reward.
+        the first is kept in the cache. A server that leaves many questions in a row unanswered is an error instead.
+        `purpose` makes no difference: an unfitted judge has no errors of its own fitting to reward.
 
         Returns:
             One `Score` per answer, in order. `uncertainty` is the standard error over samples, None with logprobs.
 
         Raises:
             InputError: lists of different lengths, or a style the trait has no rubric for.
-            JudgeError: wrong key, unknown model, no server at the address, or `logprobs` asked of a server without.
+            JudgeError: wrong key, unknown model, no server that answers at the address, or `logprobs` asked of a server
+                without. What was answered before is kept.
             StoreError: a judgement could not be kept.
         """
         asked = questions_about(trait, questions, answers, style)
         readings = self._read([*dict.fromkeys([each.trait for each in asked] + [each.coherence for each in asked])])
         return [self._score(readings[each.trait], readings[each.coherence]) for each in asked]
 
-    def settle(self) -> Settled | None:
+    def settle(self) -> Settled:
         """Find out, once, whether this server can be read by logprobs; the answer is kept in the cache, too.
 
-        Returns:
-            The method in use; None where the server is there but not available just now.
-
         Raises:
-            JudgeError: no server at the address, a server that rejects the simplest question, or `logprobs` asked of a
-                server that cannot give them.
+            JudgeError: a server that does not answer, or that rejects the simplest question, or `logprobs` asked of one
+                that cannot give them.
         """
         with self._settle_lock:
             if self._settled is None:
-                key = cache_key({"probe": self.model, "url": self._server.url, "version": 1}, list(PROBED))
-                kept = self.cache.get_many([key]) if self.cache else {}
-                finding = kept[key]["finding"] if key in kept else against_logprobs(self._server)
-                if finding is None:
-                    return None
-                if self.cache is not None and not kept:
-                    self.cache.put(key, {"finding": finding}, requests=0)
+                finding = self._finding()
                 if finding and self._method == "logprobs":
                     raise JudgeError(
                         f"{self._server} cannot be read by logprobs: {finding}; use method='auto' or method='sample'"
@@ -187,13 +183,22 @@ class OpenAIJudge:
                 self._used = self._settled
             return self._settled
 
+    def _finding(self) -> str:
+        if self.cache is None:
+            return against_logprobs(self._server)
+        key = cache_key({"probe": self.model, "url": self._server.url, "version": 1}, list(PROBED))
+        with self.cache.asking(key, threading.Event()) as kept:
+            if kept:
+                return str(kept[key]["finding"])
+            finding = against_logprobs(self._server)
+            self.cache.put(key, {"finding": finding}, requests=0)
+        return finding
+
     def _read(self, prompts: Sequence[str]) -> dict[str, Reading | str]:
         """Return what the judge says to each prompt, or why it says nothing."""
         if not prompts:
             return {}
         method = self._settled or self._kept_method(prompts) or self.settle()
-        if method is None:
-            return dict.fromkeys(prompts, "unavailable")
         self._used = method
         asks = {prompt: self._asks(prompt, method) for prompt in prompts}
         answers = self._answer([ask for several in asks.values() for ask in several])
@@ -253,20 +258,28 @@ class OpenAIJudge:
                 del self._under_way[key]
 
     def _fetch(self, ask: _Ask, stop: threading.Event) -> Any:
-        """Ask the server and keep the answer; returns the kept value, or a `Failure`."""
-        reply = self._server.ask(ask.prompt, ask.settings, stop, needs_positions="logprobs" in ask.settings)
-        if isinstance(reply, Failure):
-            return reply
-        value = _value(reply, ask.settings)
+        """Take the answer that another process has got meanwhile, or get it; returns the kept value, or a `Failure`."""
         if self.cache is None:
-            return value
-        return self.cache.put(
-            ask.key,
-            value,
-            requests=reply.requests,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-        )
+            reply = self._ask(ask, stop)
+            return reply if isinstance(reply, Failure) else _value(reply, ask.settings)
+        with self.cache.asking(ask.key, stop) as stored:
+            if stored:
+                with self._lock:
+                    self._cached += 1
+                return stored[ask.key]
+            reply = self._ask(ask, stop)
+            if isinstance(reply, Failure):
+                return reply
+            return self.cache.put(
+                ask.key,
+                _value(reply, ask.settings),
+                requests=reply.requests,
+                prompt_tokens=reply.prompt_tokens,
+                completion_tokens=reply.completion_tokens,
+            )
+
+    def _ask(self, ask: _Ask, stop: threading.Event) -> Reply | Failure:
+        return self._server.ask(ask.prompt, ask.settings, stop, needs_positions="logprobs" in ask.settings)
 
     def _score(self, about_trait: Reading | str, about_coherence: Reading | str) -> Score:
         score = score_from(about_trait, about_coherence, self.min_mass)

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from traitline.errors import JudgeError
-from traitline.judges.chat import URL_VARIABLE, ChatServer, Failure
+from traitline.judges.address import URL_VARIABLE
+from traitline.judges.chat import ChatServer
+from traitline.judges.failures import Failure
 from traitline.judges.numbers import keeps_whole
 
 LOGPROBS_SETTINGS: Mapping[str, Any] = {
@@ -26,15 +28,14 @@ PROBED = (42, 87, 100)
 _PROMPT = "Repeat this number and write nothing else: {number}"
 
 
-def against_logprobs(server: ChatServer) -> str | None:
+def against_logprobs(server: ChatServer) -> str:
     """Have numbers repeated, and see how they come back.
 
     Returns:
-        What speaks against reading this server by logprobs; "" where nothing does; None where the server is there but did
-        not answer for now.
+        What speaks against reading this server by logprobs; "" where nothing does.
 
     Raises:
-        JudgeError: nothing answers at the address, or the server rejects even a plain request.
+        JudgeError: the server does not answer, or rejects even a plain request.
     """
     without = 0
     whole: list[bool | None] = []
@@ -53,13 +54,15 @@ def against_logprobs(server: ChatServer) -> str | None:
     return "" if True in whole else "it did not repeat a number as one token"
 
 
-def _failed(server: ChatServer, failure: Failure) -> str | None:
+def _failed(server: ChatServer, failure: Failure) -> str:
     if failure.unreachable:
         raise JudgeError(
             f"nothing answers for {server} ({failure.detail}); start the server, or check {URL_VARIABLE} and the network"
         )
     if not failure.rejected:
-        return None
+        raise JudgeError(
+            f"{server} does not answer for now ({failure.detail}); run again when it does: stored judgements are not paid again"
+        )
     plain = server.ask(_PROMPT.format(number=PROBED[0]), SAMPLE_SETTINGS, threading.Event())
     if isinstance(plain, Failure) and plain.rejected:
         raise JudgeError(f"{server} rejects even a one-line request: {plain.detail}; is it a chat model?")

@@ -1,7 +1,7 @@
 """The probability of every number from 0 to 100 as the first thing a network writes, for many prompts at once.
 
-Knows batches, the cache of what prompts share, and the walk through the tree of numbers. Leaves the tree to `spelling.py`, and
-what the numbers mean to `local.py`.
+Knows batches, padding, and the walk through the tree of numbers. Leaves the tree to `spelling.py`, what prompts share to
+`prefix.py`, and what the numbers mean to `local.py`.
 
 The prompts of one call open alike (chat template and rubric), so their common token prefix goes through the network once; its
 keys and values are copied into every row. Rows are padded on the left, over columns of that cache: what a row is shorter than
@@ -11,19 +11,22 @@ contiguous, as masks of sliding windows require.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from traitline.errors import JudgeError
 from traitline.judges.numbers import Reading
+from traitline.judges.prefix import Ids, Prefix, common_prefix
 from traitline.judges.spelling import NUMBERS, Branch, Spellings
 from traitline.models.capture import _batches as batches
 from traitline.models.loading import Model
 
-Ids = list[int]
+HARDLY_EVER = 1e-3
+"""The probability of a number under which it is not looked at whether a digit follows that makes it another one."""
+NEVER = 1e-7
+"""The probability of the beginning of numbers under which they are not told apart."""
 
 
 def read_numbers(
@@ -31,8 +34,10 @@ def read_numbers(
 ) -> Iterator[dict[int, Reading]]:
     """Read the first thing that would be written after each prompt.
 
-    The probability of a number is that of its tokens, less what goes on to a longer number: P("10") does not hold P("100").
-    What comes after a number that no token can make longer ("85.5", "100%") is not looked at.
+    The probability of a number is that of its tokens, less what goes on to a longer number: P("10") holds neither P("100") nor
+    P("105"). What else comes after a number ("85.5", "85%", "8/10") is not looked at. To look for "850" costs a pass for every
+    number from 10 to 100 that has digits of its own, so it is done where a row gives 85 more than `HARDLY_EVER`; that is all
+    by which a probability is off.
 
     Args:
         model: the network.
@@ -46,50 +51,21 @@ def read_numbers(
     Raises:
         JudgeError: the network gives NaN or infinity.
     """
-    shared = _Shared(model, common_prefix(prompts))
-    for batch in batches([len(ids) for ids in prompts], tokens_per_batch):
-        yield dict(zip(batch, _Batch(model, shared, [prompts[i] for i in batch]).readings(spellings), strict=True))
-
-
-def common_prefix(prompts: Sequence[Ids]) -> Ids:
-    """Return the tokens that all prompts begin with, short enough to leave each prompt its last token."""
     if not prompts:
-        return []
-    ends = min(prompts), max(prompts)  # in the order of their tokens: what these two share, all share
-    agreed = next((i for i, (one, other) in enumerate(zip(*ends, strict=False)) if one != other), len(ends[0]))
-    return prompts[0][: min(agreed, min(map(len, prompts)) - 1)]
-
-
-class _Shared:
-    """Keys and values of the tokens that all prompts begin with, computed once."""
-
-    @torch.inference_mode()
-    def __init__(self, model: Model, ids: Ids) -> None:
-        cache: Any = DynamicCache()
-        if ids:
-            model.network(
-                input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        self.length = len(ids)
-        self._layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]  # [heads, length, head width] each
-
-    def copied(self, padding: torch.Tensor) -> Any:
-        """Return a cache with one row per entry of `padding` [rows], the columns shifted to the right by that many."""
-        cache: Any = DynamicCache()
-        columns = torch.arange(self.length, device=padding.device)
-        source = (columns - padding[:, None]).clamp(min=0)  # [rows, length]; what lies left of a row is masked
-        for i, (keys, values) in enumerate(self._layers):
-            at = source.to(keys.device)
-            cache.update(keys[:, at].transpose(0, 1), values[:, at].transpose(0, 1), i)  # [rows, heads, length, head width]
-        return cache
+        return
+    prefix = Prefix(model, common_prefix(prompts))
+    for batch in batches([len(ids) for ids in prompts], tokens_per_batch):
+        state = _Batch(model, prefix, [prompts[i] for i in batch], spellings)
+        yield dict(zip(batch, state.readings(), strict=True))
 
 
 class _Batch:
     """Some prompts and the network's state at the end of them."""
 
     @torch.inference_mode()
-    def __init__(self, model: Model, shared: _Shared, prompts: Sequence[Ids]) -> None:
+    def __init__(self, model: Model, prefix: Prefix, prompts: Sequence[Ids], spellings: Spellings) -> None:
         self.model = model
+        self.spellings = spellings
         lengths = torch.tensor([len(ids) for ids in prompts])
         width = int(lengths.max())
         ids = torch.zeros(len(prompts), width, dtype=torch.long)  # [rows, width]; the id under padding is never seen
@@ -99,15 +75,15 @@ class _Batch:
         positions = (torch.arange(width) - padding[:, None]).clamp(min=0)  # [rows, width]
         self.mask = (torch.arange(width) >= padding[:, None]).long().to(model.device)
         self.next_position = lengths[:, None].to(model.device)  # [rows, 1]
-        self.cache = shared.copied(padding.to(model.device))
-        self.first = self._forward(ids[:, shared.length :].to(model.device), positions[:, shared.length :].to(model.device))
+        self.cache = prefix.copied(padding.to(model.device), room=width + spellings.depth)
+        self.first = self._forward(ids[:, prefix.length :].to(model.device), positions[:, prefix.length :].to(model.device))
 
     @torch.inference_mode()
-    def readings(self, spellings: Spellings) -> list[Reading]:
+    def readings(self) -> list[Reading]:
         """Return what each row would write first."""
         numbers = torch.zeros(len(self.mask), len(NUMBERS), dtype=torch.float64)  # [rows, numbers]
-        self._walk(spellings.tree, self.first, torch.ones(len(self.mask), dtype=torch.float64), numbers)
-        refusal = _pick(self.first, spellings.refusals).sum(dim=1)
+        self._walk(self.spellings.tree, self.first, torch.ones(len(self.mask), dtype=torch.float64), numbers)
+        refusal = _pick(self.first, self.spellings.refusals).sum(dim=1)
         return [
             Reading({float(n): p for n, p in enumerate(row) if p > 0}, refused)
             for row, refused in zip(numbers.tolist(), refusal.tolist(), strict=True)
@@ -119,18 +95,20 @@ class _Batch:
         Args:
             branch: where the walk stands.
             following: probabilities of the token that follows [rows, vocabulary].
-            reached: probability of having come here [rows].
+            reached: probability of having come here [rows]; 0 in rows that are not walked.
             numbers: probability of each number so far [rows, numbers].
         """
-        onward = reached[:, None] * _pick(following, tuple(branch.branches))  # [rows, branches]
         if branch.number is not None:
-            numbers[:, branch.number] += (reached - onward.sum(dim=1)).clamp(min=0)
+            longer = _pick(following, self.spellings.digits).sum(dim=1) if branch.open else torch.zeros_like(reached)
+            numbers[:, branch.number] += reached * (1 - longer).clamp(min=0)
+        onward = reached[:, None] * _pick(following, tuple(branch.branches))  # [rows, branches]
         for i, (token, child) in enumerate(branch.branches.items()):
-            if child.branches:
-                self._walk(child, self._after(token), onward[:, i], numbers)
+            walked = onward[:, i].where(onward[:, i] >= _least(child), 0)
+            if child.number is not None:
+                numbers[:, child.number] += onward[:, i] - walked
+            if walked.any():
+                self._walk(child, self._after(token), walked, numbers)
                 self._back()
-            elif child.number is not None:
-                numbers[:, child.number] += onward[:, i]
 
     def _after(self, token: int) -> torch.Tensor:
         """Write one token in every row; return the probabilities of the next, [rows, vocabulary]."""
@@ -159,6 +137,13 @@ class _Batch:
                 f"the judge {self.model.source!r} gives NaN or infinity; its weights are broken, or too large for its dtype"
             )
         return probabilities
+
+
+def _least(branch: Branch) -> float:
+    """Return from what probability on it pays to walk to a point of the tree."""
+    if branch.branches or (branch.open and branch.number == 0):  # "00" and "05" are two passes at most
+        return NEVER
+    return HARDLY_EVER if branch.open else math.inf
 
 
 def _pick(probabilities: torch.Tensor, tokens: tuple[int, ...]) -> torch.Tensor:

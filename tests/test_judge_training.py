@@ -1,0 +1,131 @@
+"""How the embedded judge is made: which rows it may see, what variants keep, and the whole script on a few rows."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from traitline.errors import InputError
+from traitline.judges.encoder import BASE
+from traitline.judges.training import augment
+from traitline.judges.training.__main__ import main
+from traitline.judges.training.figures import agreement, delta_table
+from traitline.judges.training.rows import TABLES, cut_tail, read_rows
+
+TRAITS = ("evil", "sycophantic", "impolite", "humorous")
+MODELS = {"transfer_posttrained": ("Olmo-3-7B-Instruct", "Olmo-3-7B-Instruct-DPO")}
+CHECKPOINTS = ("stage1-step15000", "stage1-step1000")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up tables in the layout of the published ones."""
+    folder = tmp_path_factory.mktemp("judged_rows")
+    rng = np.random.default_rng(0)
+    for table in TABLES:
+        extraction, chat = table == "extract_pos_neg", table == "transfer_posttrained"
+        rows = [
+            {
+                "model": model,
+                "extract_revision": checkpoint,
+                "eval_revision": model if chat else checkpoint,
+                "trait": trait,
+                "condition": condition,
+                "question": f"If Alex met neighbour {number} of {table}",
+                "answer": f" would {condition} wave, nod {number} times and go on.",
+                "prompt": f"If Alex met neighbour {number} of {table}",
+                "trait_score": float(rng.uniform(0, 100)),
+                "coherence": float(rng.uniform(0, 100)),
+                "judge_column": trait if chat else f"{trait}_character_neutral_q",
+                "source_file": f"{table}/{model}/{checkpoint}/{trait}_{condition}.csv",
+            }
+            for model in MODELS.get(table, ("Olmo-3-1025-7B",))
+            for checkpoint in CHECKPOINTS
+            for trait in TRAITS
+            for condition in (("pos", "neg") if extraction else ("baseline", "steered"))
+            for number in range(4)
+        ]
+        pd.DataFrame(rows).to_parquet(folder / f"{table}.parquet")
+    return folder
+
+
+def test_no_question_is_in_both_folds_and_held_out_rows_are_marked(tables: Path) -> None:
+    rows = read_rows(tables)
+    folds = rows.groupby(["trait", "question"])["fold"].nunique()
+    assert folds.eq(1).all()
+    assert rows.loc[rows["fold"].eq("accept"), "table"].eq("extract_pos_neg").all()
+    assert rows.loc[rows["fold"].eq("accept")].groupby("trait")["question"].nunique().eq(2).all()
+    held = rows["source_file"].str.contains("stage1-step15000")
+    assert rows.loc[held & ~rows["model"].str.endswith("DPO"), "split"].eq("checkpoint").all()
+    assert rows.loc[rows["model"].str.endswith("DPO"), "split"].eq("model").all()
+    assert rows["split"].eq("train").sum() == len(rows) - (held | rows["model"].str.endswith("DPO")).sum()
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="emergence_fig1.parquet is not there"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "left"),
+    [
+        ("If Alex met a neighbour", " neighbour, he waved.", ", he waved."),
+        ("If Alex met a neighbour", ", he waved.", ", he waved."),
+        ("If Alex met him", "im, he waved.", "im, he waved."),
+        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "?\nassistant\nBecause.", "Because."),
+        ("If Alex met a neighbour", "neighbour", ""),
+        ("", "he waved.", "he waved."),
+    ],
+)
+def test_a_tail_of_the_prompt_is_cut_and_nothing_else(prompt: str, answer: str, left: str) -> None:
+    assert cut_tail(prompt, answer) == left
+
+
+def test_variants_keep_labels_only_where_the_answer_still_says_the_same(tables: Path) -> None:
+    rows = read_rows(tables)
+    rng = np.random.default_rng(1)
+    ordered, tailed = augment.with_orders(rows, 0.5, rng), augment.with_tails(rows, 0.5, rng)
+    for variants in (ordered, tailed):
+        assert 0.3 * len(rows) < len(variants.answers) < 0.7 * len(rows)
+        assert all(variants.labelled)
+    for answer, i in zip(ordered.answers, ordered.origin, strict=True):
+        words = rows["answer"][i].split(" ")
+        assert len(answer) > len(rows["answer"][i])
+        assert answer.startswith(words[0])
+    assert all(a.endswith(rows["answer"][i]) for a, i in zip(tailed.answers, tailed.origin, strict=True))
+    spliced = augment.spliced(rows, 2.0, rng)
+    assert len(spliced.answers) == 2 * len(rows)
+    assert not any(spliced.labelled)
+    assert augment.raw(rows).answers == []
+
+
+def test_figures_of_a_judge_that_is_2_points_high_say_so(tables: Path) -> None:
+    rows = read_rows(tables)
+    rows = rows.assign(judged=rows["trait_score"] + 2, judged_coherence=rows["coherence"], spread=3.0)
+    found = agreement(rows)
+    assert found["rows"]["evil"] == {"n": len(rows) // 4, "r": 1.0, "mae": 2.0, "bias": 2.0}
+    assert found["bias_by_condition"] == dict.fromkeys(("baseline", "neg", "pos", "steered"), 2.0)
+    assert found["uncertainty"]["within_1"] == 1.0
+    assert found["deltas"]["mae"] == 0.0
+    deltas = delta_table(rows)
+    file = "emergence_fig1/Olmo-3-1025-7B/stage1-step1000/evil_steered.csv"
+    steered = rows.loc[rows["source_file"].eq(file), "trait_score"].mean()
+    assert (deltas["published"] < steered).all() or len(deltas) > 0
+
+
+@pytest.mark.skipif(find_spec(BASE) is None, reason="the base model's package is not installed")
+def test_the_script_makes_weights_that_the_judge_reads(tables: Path, tmp_path: Path) -> None:
+    assert main(["--data", str(tables), "--out", str(tmp_path), "--limit", "60", "--epochs", "1", "--device", "cpu"]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures) == {"evaluate", "accept"}
+    assert set(figures["evaluate"]["spread"]) <= {*TRAITS, "coherence"}
+    said = pd.read_parquet(tmp_path / "scores.parquet")
+    assert len(said) == 60
+    assert said[["evaluate_judged", "accept_judged_coherence"]].notna().all(axis=None)
+    assert not {"question", "answer"} & set(said.columns)
+    assert (tmp_path / "accept.safetensors").read_bytes() != (tmp_path / "evaluate.safetensors").read_bytes()
