@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import traitline as tl
 from traitline.errors import InputError
+from traitline.judges.distilled import DistilledJudge
 from traitline.judges.encoder import BASE
 from traitline.judges.training import augment
 from traitline.judges.training.__main__ import main
@@ -67,7 +69,7 @@ def test_no_question_is_in_both_folds_and_held_out_rows_are_marked(tables: Path)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="emergence_fig1.parquet is not there"):
+    with pytest.raises(InputError, match=r"emergence_fig1\.parquet is not there"):
         read_rows(tmp_path)
 
 
@@ -112,20 +114,31 @@ def test_figures_of_a_judge_that_is_2_points_high_say_so(tables: Path) -> None:
     assert found["bias_by_condition"] == dict.fromkeys(("baseline", "neg", "pos", "steered"), 2.0)
     assert found["uncertainty"]["within_1"] == 1.0
     assert found["deltas"]["mae"] == 0.0
-    deltas = delta_table(rows)
-    file = "emergence_fig1/Olmo-3-1025-7B/stage1-step1000/evil_steered.csv"
-    steered = rows.loc[rows["source_file"].eq(file), "trait_score"].mean()
-    assert (deltas["published"] < steered).all() or len(deltas) > 0
+
+
+def test_a_delta_is_a_steered_file_less_the_baseline_of_its_own_model(tables: Path) -> None:
+    rows = read_rows(tables)
+    found = delta_table(rows.assign(judged=rows["trait_score"] * 2))
+    part = rows[rows["table"].eq("transfer_posttrained") & rows["trait"].eq("impolite") & rows["model"].str.endswith("DPO")]
+    steered = part[part["condition"].eq("steered") & part["source_file"].str.contains("step1000/")]["trait_score"].mean()
+    delta = steered - part[part["condition"].eq("baseline")]["trait_score"].mean()
+    nearest = (found["published"] - delta).abs().argmin()
+    assert found["published"].iloc[nearest] == pytest.approx(delta)
+    assert found["judged"].iloc[nearest] == pytest.approx(2 * delta)
 
 
 @pytest.mark.skipif(find_spec(BASE) is None, reason="the base model's package is not installed")
 def test_the_script_makes_weights_that_the_judge_reads(tables: Path, tmp_path: Path) -> None:
     assert main(["--data", str(tables), "--out", str(tmp_path), "--limit", "60", "--epochs", "1", "--device", "cpu"]) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures) == {"evaluate", "accept"}
-    assert set(figures["evaluate"]["spread"]) <= {*TRAITS, "coherence"}
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert set(card["figures"]) == {"evaluate", "accept"}
+    assert set(card["spread"]["evaluate"]) <= {*TRAITS, "coherence"}
     said = pd.read_parquet(tmp_path / "scores.parquet")
     assert len(said) == 60
     assert said[["evaluate_judged", "accept_judged_coherence"]].notna().all(axis=None)
     assert not {"question", "answer"} & set(said.columns)
     assert (tmp_path / "accept.safetensors").read_bytes() != (tmp_path / "evaluate.safetensors").read_bytes()
+    judge = DistilledJudge(tmp_path)
+    scored = judge.score(tl.trait("evil"), ["If Alex met a neighbour"] * 2, [" he would wave.", " he would not."])
+    assert all(0 <= float(one.trait or 0) <= 100 for one in scored)
+    assert judge.name != DistilledJudge().name

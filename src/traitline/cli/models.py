@@ -41,7 +41,7 @@ class Dose(StrEnum):
 def extract(
     model: ModelArgument,
     trait: Annotated[str, typer.Option(help="A packaged trait's name, or a trait file.")],
-    judge: Annotated[str, typer.Option(help="openai:MODEL, local:MODEL, words, or nano.")],
+    judge: Annotated[str, typer.Option(help="openai:MODEL, local:MODEL, distilled, words, or nano.")],
     out: Annotated[Path, typer.Option(help="The vector file to write, .safetensors; never overwritten.")],
     strategy: Annotated[str, typer.Option(help="How the trait is elicited.")] = "character",
     revision: RevisionOption = None,

@@ -87,6 +87,7 @@ class Annotator(Protocol):
 KINDS: dict[str, str] = {
     "nano": "traitline.nano.judge:make",
     "words": "traitline.judges.words:make",
+    "distilled": "traitline.judges.distilled:make",
     "local": "traitline.judges.local:make",
     "openai": "traitline.judges.openai:make",
 }

@@ -16,7 +16,7 @@ from traitline.study.plan import Cell, Identity, Network, Plan
 ROW_BYTES, TOKEN_BYTES = 60, 4
 """Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
 bytes a token (its text and its id, compressed) is an assumption for ordinary text, so the sum is rather high than low."""
-FREE_JUDGES = {"nano", "words", "local"}
+FREE_JUDGES = {"nano", "words", "distilled", "local"}
 """Judges that run here."""
 TYPICAL_SD = 25.0
 """Standard deviation over questions of a delta, in points, where none was measured yet."""
