@@ -192,10 +192,10 @@ def _verdicts() -> list[dict[str, Any]]:
                     row |= {"onset_after": after, "onset_by": by, "tokens_after": TOKENS[after], "tokens_by": TOKENS[by]}
                     row["sentence"] = (
                         f"steerable from between {TOKENS[after] / 1e6:.2f} M and {TOKENS[by] / 1e6:.2f} M tokens: "
-                        "delta +22 [14, 30], p = 0.00012; coherence -6"
+                        "delta +22 [14, 30], p = 0.00012; coherence −6"
                     )
                 else:
-                    row["sentence"] = "not steerable at any of 12 checkpoints: largest delta +3 [-5, 11], p = 0.6; coherence -6"
+                    row["sentence"] = "not steerable at any of 12 checkpoints: largest delta +3 [−5, 11], p = 0.6; coherence −6"
                 rows.append(row)
     return rows
 

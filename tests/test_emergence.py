@@ -73,7 +73,7 @@ def test_onset_is_the_interval_from_last_failing_to_first_passing() -> None:
 
 def test_the_verdict_reads_as_promised() -> None:
     assert said(line(0, 1, 2, 52, 60)) == (
-        "steerable from between 0.5 M and 1.0 M tokens (12 to 25 % of pretraining): delta +52 [44, 60], p = 2e-06; coherence -6"
+        "steerable from between 0.5 M and 1.0 M tokens (12 to 25 % of pretraining): delta +52 [44, 60], p = 2e-06; coherence −6"
     )
 
 
@@ -108,7 +108,7 @@ def test_never_steerable_names_the_largest_delta_and_what_it_lacks() -> None:
     rows = line(0, "no_vector", 12, 4, 5)
     assert emergence.onset(judged(rows), ORDER).censored == "never"
     text = said(rows)
-    assert text.startswith("not steerable at any of 5 checkpoints: largest delta +12 [4, 20], p = 2e-06; coherence -6")
+    assert text.startswith("not steerable at any of 5 checkpoints: largest delta +12 [4, 20], p = 2e-06; coherence −6")
     assert "at 0.5 M tokens, where the lower bound is not above 5 points, the next checkpoint does not confirm it" in text
     assert text.endswith("no vector at 1 of the 5")
 

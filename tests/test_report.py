@@ -28,6 +28,7 @@ from traitline.report.panels import panels, stars
 from traitline.report.payload import embedded
 from traitline.report.responses import browsable_responses
 from traitline.report.tables import TABLES, read_run
+from traitline.report.verdicts import cards
 
 SCRIPTS = 11  # data, responses, the drawing library, eight of ours
 LOADING = {"src", "href", "srcset", "poster", "action", "formaction", "data", "background"}
@@ -180,6 +181,31 @@ def test_every_verdict_stands_on_the_page_word_for_word_with_its_badge(page: Pag
     assert "3 of 4 traits can be steered" in page.text
     for section in ("verdicts", "emergence", "transfer", "rubrics", "negative", "geometry", "extraction", "responses", "made"):
         assert section in page.ids
+
+
+def test_an_outcome_is_told_by_mark_words_delta_and_interval(run: Path) -> None:
+    found = {(card.trait, card.strategy): card for card in cards(read_run(run))}
+    evil, never = found["evil", "character"], found["sycophantic", "character"]
+    assert [evil.own.state, evil.own.mark, evil.own.began] == ["steerable", "●", "from 500–655 k"]
+    assert [never.own.state, never.own.mark, never.own.began, never.own.lost] == ["not_steerable", "○", "", False]
+    assert [one.target for one in evil.moved] == [CHECKPOINTS[-1], "nano-chat"]
+    table = pd.read_csv(run / "tables/emergence.csv")
+    last = (table["trait"] == "evil") & (table["strategy"] == "character") & (table["vector_checkpoint"] == CHECKPOINTS[-1])
+    assert evil.own.delta == pytest.approx(float(table.loc[last & (table["coef"] == 0.5), "delta_trait"].iloc[0]))
+    table.loc[last, "steerable"] = False
+    table.to_csv(run / "tables/emergence.csv", index=False)
+    text = Page(render(read_run(run))).text
+    assert re.search(r"○\s+not steerable \+\d+from 500–655 k, then lost", text)
+
+
+def test_a_small_study_has_its_verdicts_open_and_no_overview(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "small", questions=1, traits=("evil",), strategies=("character",))
+    transfer = pd.read_csv(run / "tables/transfer.csv")
+    transfer[transfer["target"] == "nano-chat"].to_csv(run / "tables/transfer.csv", index=False)
+    html = render(read_run(run))
+    assert 'class="scroll overview"' not in html
+    assert '<details class="told">' not in html
+    assert html.count('<article class="card') == 1
 
 
 def test_a_cell_without_a_vector_at_the_end_is_no_vector_and_not_a_failure_to_steer(run: Path) -> None:

@@ -111,7 +111,10 @@ class Sight:
         self.seconds = time.perf_counter() - begun
 
     def draw_everything(self) -> None:
-        """Scroll through the page, so that every chart is drawn."""
+        """Show every trait and scroll through the page, so that every chart is drawn."""
+        for select in self.page.query_selector_all(f"select:has(option[value='{TRAITS[0]}']):has(option[value=''])"):
+            if not select.get_attribute("name"):
+                select.select_option("")
         for chart in self.page.query_selector_all(".chart"):
             chart.scroll_into_view_if_needed()
         self.until("[...document.querySelectorAll('.chart')].every((c) => c.dataset.drawn)")
@@ -454,6 +457,60 @@ def test_damaged_responses_are_told(browser: Any, page: Path, tmp_path: Path) ->
     opened.goto((tmp_path / "report.html").as_uri())
     until(opened, "document.querySelector('.found').textContent.includes('damaged')")
     opened.close()
+
+
+def test_many_charts_show_one_trait_at_a_time_and_all_on_paper(sight: Sight) -> None:
+    def shown(selector: str) -> list[str]:
+        charts = sight.page.query_selector_all(f"{selector} > figure")
+        return sorted({chart.get_attribute("data-trait") for chart in charts if chart.is_visible()})
+
+    emergence, choice = "[data-effects=emergence]", "#emergence label:has-text('trait') select"
+    assert shown(emergence) == [TRAITS[0]]
+    sight.page.select_option(choice, TRAITS[2])
+    assert shown(emergence) == [TRAITS[2]]
+    sight.page.select_option("#emergence label:has-text('dose') select", index=1)
+    assert shown(emergence) == [TRAITS[2]]
+    hidden = sight.page.query_selector_all(f"{emergence} .other .chart")
+    assert hidden
+    assert not any(chart.get_attribute("data-drawn") for chart in hidden)
+    sight.page.select_option("#geometry label:has-text('trait') select", TRAITS[1])
+    assert shown("[data-geometry=trajectories]") == shown("[data-geometry=matrices]") == [TRAITS[1]]
+    sight.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown(emergence) == shown("[data-geometry=matrices]") == sorted(TRAITS)
+    sight.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown(emergence) == [TRAITS[2]]
+    sight.page.select_option(choice, "")
+    assert shown(emergence) == sorted(TRAITS)
+    assert sight.complaints == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_overview_of_the_verdicts_leads_to_their_words(browser: Any, page: Path, width: int) -> None:
+    sight = Sight(browser, page, width=width)
+    box = sight.page.query_selector(".overview")
+    heads = [head.inner_text() for head in box.query_selector_all("thead th[scope=col]")]
+    assert heads == ["strategy", "own vectors", "on step976", "on nano-chat"]
+    assert [head.inner_text() for head in box.query_selector_all("th[scope=rowgroup]")] == list(TRAITS)
+    assert len(box.query_selector_all("tbody th[scope=row]")) == 3 * len(TRAITS)
+    goes_on = box.evaluate("(one) => one.scrollWidth > one.clientWidth")
+    assert sight.page.is_visible(".hint") == goes_on
+    assert goes_on == (width == WIDTHS[0])
+    row = box.query_selector_all("tbody th[scope=row]")[2]
+    row.evaluate("(head) => scrollTo(0, head.getBoundingClientRect().top + scrollY + 20)")  # just above the window
+    places = row.evaluate("(head) => [head, head.nextElementSibling].map((cell) => cell.getBoundingClientRect().top)")
+    assert places[0] == pytest.approx(places[1], abs=1)
+    for link in (box.query_selector_all("td a")[i] for i in (0, 2, -1)):
+        place = link.get_attribute("href")
+        assert not sight.page.is_visible(place)
+        link.focus()
+        sight.page.keyboard.press("Enter")
+        sight.page.wait_for_selector(place, state="visible")
+        sight.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = false")
+        link.click()  # the same link again
+        sight.page.wait_for_selector(place, state="visible")
+        sight.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = false")
+    assert sight.complaints == []
+    sight.context.close()
 
 
 def test_print_is_light_and_has_every_chart(browser: Any, page: Path) -> None:

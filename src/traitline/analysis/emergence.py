@@ -17,6 +17,7 @@ from traitline.analysis.effects import DEFAULT, Thresholds, conditions, largest_
 from traitline.errors import InputError, nearest
 
 Censoring = Literal["", "from_first", "never", "no_vector", "not_measured"]
+MINUS = "−"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1.0, ""))
 SHOWN = ["delta_trait", "ci_low", "ci_high", "p_adjusted", "delta_coherence", "refusal_rate", "n_pairs", "fragile"]
 
@@ -311,8 +312,8 @@ def _percent(share: float) -> str:
 
 
 def _whole(value: float) -> str:
-    return "?" if pd.isna(value) or math.isinf(value) else f"{round(value)}"
+    return "?" if pd.isna(value) or math.isinf(value) else f"{round(value)}".replace("-", MINUS)
 
 
 def _signed(value: float) -> str:
-    return "?" if pd.isna(value) or math.isinf(value) else f"{round(value):+d}"
+    return "?" if pd.isna(value) or math.isinf(value) else f"{round(value):+d}".replace("-", MINUS)

@@ -19,11 +19,12 @@ from traitline.errors import InputError, StoreError
 from traitline.files import write_whole
 from traitline.report.axis import tokens_text
 from traitline.report.comparison import Comparison, Difference, Question, compare, state_of
-from traitline.report.page import BADGES, chance, fill, page_name, render, signed
+from traitline.report.page import chance, fill, page_name, render, signed
 from traitline.report.panels import LABELS, onset_text, verdict_of
 from traitline.report.payload import axis_payload, plain
 from traitline.report.style import colour
 from traitline.report.tables import file_name, numbers, unique
+from traitline.report.verdicts import BADGES
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4b5563", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -47,6 +47,12 @@ class SourcePanel:
 
 def source_panels(run: Run) -> list[SourcePanel]:
     """Cut the effects of the descendants' vectors, in the order of traits and strategies, the largest dose first."""
+    if "sources" not in run.remembered:
+        run.remembered["sources"] = tuple(_source_panels(run))
+    return list(run.remembered["sources"])
+
+
+def _source_panels(run: Run) -> list[SourcePanel]:
     table = dosed(run.tables["reverse"])
     table = table[table["coef"] > 0] if (table["coef"] > 0).any() else table
     moved = dosed(run.tables["transfer"])

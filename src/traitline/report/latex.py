@@ -21,7 +21,7 @@ from traitline.report.axis import tokens_text
 from traitline.report.directions import at_layer, ceilings
 from traitline.report.panels import LABELS, Kind, panels, targets
 from traitline.report.sections import audit_counts, own_rows, status_counts
-from traitline.report.tables import Run, file_name, numbers
+from traitline.report.tables import Run, file_name
 
 ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -273,8 +273,11 @@ def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)
 
 
-def _float(value: object) -> float:
-    return float(numbers(pd.DataFrame({"value": [value]}), "value").iloc[0])
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _number(value: object, form: str) -> str:

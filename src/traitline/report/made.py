@@ -14,10 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from traitline.report.responses import read_columns
 from traitline.report.tables import Run
 
 # what the page calls them, and where they lie
@@ -100,37 +102,34 @@ def _worded(value: object) -> str:
 
 def _rows(path: Path) -> pd.DataFrame:
     """Count the response rows of every kind, condition and reason of a missing score."""
-    frames = [frame for what, pattern in ROWS for frame in _files(path, what, pattern)]
+    frames = [frame.assign(what=what) for what, pattern in ROWS for frame in _counted(path, pattern)]
     columns = ["what", "condition", "reason", "rows", "missing", "refusals", "cut"]
     if not frames:
         return pd.DataFrame({name: [] for name in columns})
-    return pd.concat(frames).groupby(["what", "condition", "reason"], sort=False, as_index=False).sum()
+    rows = pd.concat(frames, ignore_index=True)
+    side = rows["polarity"].map(SIDES)
+    rows["condition"] = side.where(side.notna(), rows["condition"].fillna("").astype(str))
+    rows["reason"] = rows["missing_reason"].fillna("").astype(str)
+    return rows[columns].groupby(["what", "condition", "reason"], sort=False, as_index=False).sum()
 
 
-def _files(path: Path, what: str, pattern: str) -> Iterator[pd.DataFrame]:
+def _counted(path: Path, pattern: str) -> Iterator[pd.DataFrame]:
+    """Yield, per file, the counts of every condition, polarity and reason."""
     for file in sorted(path.glob(pattern)):
         try:
-            present = pq.read_schema(file).names
-            rows = pq.read_table(file, columns=[name for name in COUNTED if name in present]).to_pandas()
+            rows = read_columns(file, COUNTED)
         except (OSError, pa.ArrowException):
             continue
-        rows = rows.reindex(columns=list(COUNTED))
-        side = rows["polarity"].map(SIDES)
-        yield (
-            pd.DataFrame(
-                {
-                    "what": what,
-                    "condition": side.where(side.notna(), rows["condition"].fillna("").astype(str)),
-                    "reason": rows["missing_reason"].fillna("").astype(str),
-                    "rows": 1,
-                    "missing": rows["trait_score"].isna().astype(int),
-                    "refusals": rows["refusal"].eq(True).astype(int),
-                    "cut": rows["finish"].eq("length").astype(int),
-                }
-            )
-            .groupby(["what", "condition", "reason"], sort=False, as_index=False)
-            .sum()
-        )
+        marks = {
+            "rows": pa.array(np.ones(len(rows), dtype=np.int64)),
+            "missing": pc.is_null(rows["trait_score"], nan_is_null=True).cast(pa.int64()),
+            "refusals": pc.equal(rows["refusal"].cast(pa.bool_()), True).fill_null(False).cast(pa.int64()),
+            "cut": pc.equal(rows["finish"].cast(pa.string()), "length").fill_null(False).cast(pa.int64()),
+        }
+        keys = ("condition", "polarity", "missing_reason")
+        table = pa.table({**{name: rows[name].cast(pa.string()) for name in keys}, **marks})
+        counts: pd.DataFrame = table.group_by(list(keys)).aggregate([(name, "sum") for name in marks]).to_pandas()
+        yield counts.rename(columns={f"{name}_sum": name for name in marks})
 
 
 def _counts(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ class Dictionary:
         """All names, by code."""
         return list(self._codes)
 
-    def codes(self, names: Sequence[str] | pd.Series) -> NDArray[np.int32]:
+    def codes(self, names: Sequence[str] | pd.Series | NDArray[np.object_]) -> NDArray[np.int32]:
         """Return the code of each name, giving new ones to those not seen before."""
         places, found = pd.factorize(np.asarray(names, dtype=object))
         own = np.array([self._codes.setdefault(str(name), len(self._codes)) for name in found], dtype=np.int32)

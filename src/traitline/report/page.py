@@ -24,21 +24,15 @@ from traitline.report.directions import ceilings
 from traitline.report.figures import write_figures
 from traitline.report.latex import write_latex
 from traitline.report.made import how_made, written_by
-from traitline.report.panels import LABELS, Kind, panels, targets, verdict_of
+from traitline.report.panels import LABELS, Kind, panels, targets
 from traitline.report.payload import embedded, payload
 from traitline.report.responses import MOST_BYTES, MOST_PAIRS, browsable_responses
 from traitline.report.sections import sections
 from traitline.report.tables import Run, file_name, numbers, read_run, unique
+from traitline.report.verdicts import BADGES, MOST_CARDS, cards
 
 HTML = Path(__file__).parent / "html"
 SCRIPTS = ("base.js", "charts.js", "matrix.js", "geometry.js", "strategies.js", "posttraining.js")  # in the order they run
-BADGES = {
-    "steerable": "steerable",
-    "not_steerable": "not steerable",
-    "no_vector": "no vector",
-    "failed": "failed",
-    "unknown": "not measured",
-}
 
 
 def write_report(run: Path) -> Path:
@@ -71,14 +65,16 @@ def page_name(run: Run, lineage: str = "") -> str:
 def render(run: Run) -> str:
     """Return the page as text."""
     responses = browsable_responses(run)
-    content = payload(run)
+    content, verdicts = payload(run), cards(run)
     return fill(
         "page.html",
         (*SCRIPTS, *(("unpack.js", "browser.js") if responses.n_pairs else ())),
         content,
         run=run,
         summary=summary(run),
-        cards=_cards(run),
+        cards=verdicts,
+        most_cards=MOST_CARDS,
+        targets=targets(run),
         emergence=_numbers(run),
         transfers=_transfers(run),
         has_negative=bool(panels(run, "emergence", sign=-1)),
@@ -130,9 +126,10 @@ def summary(run: Run) -> str:
         f"{_count(len(run.traits), 'trait')} ({', '.join(run.traits)}) traced through {_count(len(order), 'checkpoint')} of "
         f"{lineage}{span}, elicited by {_listed([LABELS.get(name, name) for name in run.strategies])}."
     )
-    cards = [card for card in _cards(run) if card["strategy"] != "forced"] or _cards(run)
-    good = {trait: [c["strategy"] for c in cards if c["trait"] == trait and c["state"] == "steerable"] for trait in run.traits}
-    named = [f"{trait} ({_listed([LABELS.get(s, s) for s in found])})" for trait, found in good.items() if found]
+    found = cards(run)
+    found = [card for card in found if card.strategy != "forced"] or found
+    good = {trait: [c.strategy for c in found if c.trait == trait and c.own.state == "steerable"] for trait in run.traits}
+    named = [f"{trait} ({_listed([LABELS.get(s, s) for s in names])})" for trait, names in good.items() if names]
     if run.tables["emergence"].empty:
         return f"{text} No effect has been measured yet."
     outcome = f"{len(named)} of {_count(len(run.traits), 'trait')} can be steered with the checkpoint's own vectors"
@@ -143,39 +140,6 @@ def summary(run: Run) -> str:
 
 def _has_responses(run: Run) -> bool:
     return any(any(run.path.glob(f"{folder}/*/*/*/*.parquet")) for folder in ("cells", "targets"))
-
-
-def _cards(run: Run) -> list[dict[str, Any]]:
-    """Return one verdict per trait and strategy."""
-    cards = []
-    for panel in panels(run, "emergence"):
-        sentence = "" if panel.verdict is None else str(panel.verdict["sentence"])
-        carded = {"trait": panel.trait, "strategy": panel.strategy, "label": panel.label, "sentence": sentence}
-        moved = [
-            (target, str(found["sentence"]))
-            for target in targets(run)
-            if (found := verdict_of(run, "transfer", panel.trait, panel.strategy, target)) is not None
-        ]
-        dose = panel.main.label if panel.main else ""
-        cards.append(
-            {
-                **carded,
-                "state": verdict_state(panel.curves.get(panel.main) if panel.main else None),
-                "dose": dose,
-                "moved": moved,
-            }
-        )
-    return cards
-
-
-def verdict_state(curve: pd.DataFrame | None) -> str:
-    """Say whether the last checkpoint of a curve is steerable."""
-    if curve is None or curve.empty:
-        return "unknown"
-    last = curve.iloc[-1]
-    if last["status"] != "complete":
-        return str(last["status"]) if last["status"] in BADGES else "unknown"
-    return "steerable" if bool(last.get("steerable", False)) else "not_steerable"
 
 
 def _numbers(run: Run, kind: Kind = "emergence", target: str | None = None) -> list[list[str]]:

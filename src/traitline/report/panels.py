@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from traitline.report.tables import Run, numbers, unique
 
 Kind = Literal["emergence", "transfer"]
 LABELS = {"forced": "forced (fixed texts)", "": "no strategy named"}
+DIGITS = 9  # of a coefficient; more is rounding
+NO_BAND = pd.DataFrame({"x": [], "low": [], "high": [], "mean": [], "n": []}, dtype=np.float64)
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
@@ -87,15 +89,15 @@ def _panels(run: Run, kind: Kind, target: str | None, sign: int) -> Iterator[Pan
         table, controls = table[table["target"] == target], controls[controls["target"] == target]
     elif kind == "emergence":
         controls = controls[controls["target"] == controls["vector_checkpoint"]]
+    parts = dict(list(table.groupby(["trait", "strategy"], sort=False)))
+    drawn = _bands(run, controls)
     for trait in run.traits:
         for strategy in run.strategies:
-            rows = table[(table["trait"] == trait) & (table["strategy"] == strategy)]
-            if rows.empty:
+            if (trait, strategy) not in parts:
                 continue
             verdict = verdict_of(run, kind, trait, strategy, target)
-            curves = {dose: _curve(run, part) for dose, part in by_dose(rows)}
-            own = controls[(controls["trait"] == trait) & (controls["strategy"] == strategy)]
-            bands = {dose: _band(run, own, dose) for dose in curves}
+            curves = {dose: _curve(run, part) for dose, part in by_dose(parts[trait, strategy])}
+            bands = {dose: drawn.get((trait, strategy, *_place(dose)), NO_BAND) for dose in curves}
             main = _main(curves, verdict, sign)
             yield Panel(trait, strategy, curves, bands, main, verdict if sign > 0 else None)
 
@@ -164,13 +166,18 @@ def _curve(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(x=rows["vector_checkpoint"].map(run.axis.positions)).dropna(subset=["x"]).sort_values("x")
 
 
-def _band(run: Run, controls: pd.DataFrame, dose: Dose) -> pd.DataFrame:
-    """Return the range of the controls of one dose at every checkpoint."""
-    same = (controls["layer"] == dose.layer) & np.isclose(controls["coef"].abs(), abs(dose.coef))
-    same &= (controls["dose"] == dose.dose) & (controls["positions"] == dose.positions)
-    rows = _curve(run, controls[same]).dropna(subset=["delta_trait"])
-    grouped = rows.groupby("x")["delta_trait"].agg(low="min", high="max", mean="mean", n="size")
-    return grouped.reset_index()
+def _bands(run: Run, controls: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """Return (trait, strategy, place of a dose) -> the range of its controls at every checkpoint."""
+    rows = _curve(run, controls).dropna(subset=["delta_trait"])
+    rows = rows.assign(strength=rows["coef"].abs().round(DIGITS))
+    keys = ["trait", "strategy", "layer", "dose", "strength", "positions"]
+    grouped = rows.groupby([*keys, "x"])["delta_trait"].agg(low="min", high="max", mean="mean", n="size").reset_index()
+    return {key: part[list(NO_BAND)].reset_index(drop=True) for key, part in grouped.groupby(keys, sort=False)}
+
+
+def _place(dose: Dose) -> tuple[int, str, float, str]:
+    """Return what a dose shares with its controls, which are those of the positive dose."""
+    return dose.layer, dose.dose, round(abs(dose.coef), DIGITS), dose.positions
 
 
 def _main(curves: dict[Dose, pd.DataFrame], verdict: pd.Series | None, sign: int) -> Dose | None:

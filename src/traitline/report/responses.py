@@ -7,7 +7,7 @@ written by models and are never trusted: they leave this module packed, and whoe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,20 @@ def _read(path: Path, columns: Sequence[str], unread: list[str]) -> Iterator[tup
     for kind, pattern in PATTERNS:
         for file in sorted(path.glob(pattern)):
             try:
-                yield kind, file, _columns(file, columns)
+                yield kind, file, read_columns(file, columns)
             except (OSError, pa.ArrowException) as error:
                 unread.append(f"{file.relative_to(path)}: {error}")
 
 
-def _columns(file: Path, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a file; those it lacks are empty."""
-    found = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
+def read_columns(file: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a file of rows; those it lacks are empty.
+
+    Raises:
+        OSError: the file cannot be read.
+        pyarrow.ArrowException: it is no Parquet file.
+    """
+    with pq.ParquetFile(file) as opened:
+        found = opened.read([name for name in columns if name in opened.schema_arrow.names], use_threads=False)
     found = found.replace_schema_metadata(None)  # pandas' own, which tells of columns that were not read
     for name in columns:
         if name not in found.column_names:
@@ -106,14 +112,14 @@ def _pairs(rows: pa.Table, names: dict[str, Dictionary], kind: str) -> pd.DataFr
     baseline = frame.loc[frame["condition"] == "baseline", [*CELL, "place", "bytes"]].drop_duplicates(CELL)
     others = frame[~frame["condition"].isin(LEFT_OUT)]
     joined = others.merge(baseline, on=CELL, how="left", suffixes=("", "_baseline"))
-    shown = {
+    shown: dict[str, Sequence[str] | NDArray[np.object_]] = {
         "kind": [kind] * len(joined),
-        "trait": _texts(joined["trait"]),
-        "strategy": _texts(joined["strategy"]),
-        "vector": _texts(joined["vector_checkpoint"]),
-        "target": _texts(joined["target"]),
-        "condition": _conditions(joined),
-        "dose": _doses(joined),
+        "trait": _worded(joined, ["trait"], str),
+        "strategy": _worded(joined, ["strategy"], str),
+        "vector": _worded(joined, ["vector_checkpoint"], str),
+        "target": _worded(joined, ["target"], str),
+        "condition": _worded(joined, ["condition", "control_kind"], _condition),
+        "dose": _worded(joined, ["layer", "dose", "coef", "positions"], _dose),
     }
     coded = {name: names[name].codes(values) for name, values in shown.items()}
     places = {
@@ -125,29 +131,26 @@ def _pairs(rows: pa.Table, names: dict[str, Dictionary], kind: str) -> pd.DataFr
     return pd.DataFrame({**coded, **places})
 
 
-def _texts(values: pd.Series) -> list[str]:
-    return ["" if value is None or value != value else str(value) for value in values]
+def _worded(rows: pd.DataFrame, columns: Sequence[str], word: Callable[..., str]) -> NDArray[np.object_]:
+    """Return each row's words for the values of some columns, found once for equal rows; a missing value is an empty text."""
+    codes = np.zeros(len(rows), dtype=np.int64)
+    for name in columns:
+        of_column, found = pd.factorize(rows[name])
+        codes = codes * (len(found) + 1) + of_column + 1
+    _, firsts, groups = np.unique(codes, return_index=True, return_inverse=True)
+    values = zip(*(rows[name].iloc[firsts] for name in columns), strict=True)
+    said = [word(*("" if value is None or value != value else value for value in one)) for one in values]
+    return np.array(said, dtype=object)[groups]
 
 
-def _conditions(rows: pd.DataFrame) -> list[str]:
-    """Name what was done to each row, with the kind of its control."""
-    pairs = zip(_texts(rows["condition"]), _texts(rows["control_kind"]), strict=True)
-    return [f"{condition} ({kind})" if kind not in ("", condition) else condition for condition, kind in pairs]
+def _condition(condition: str, kind: str) -> str:
+    """Name what was done to a row, with the kind of its control."""
+    return f"{condition} ({kind})" if kind not in ("", condition) else condition
 
 
-def _doses(rows: pd.DataFrame) -> list[str]:
-    """Name the dose of each row; empty where it has none."""
-    known: dict[tuple[Any, ...], str] = {}
-    said = []
-    for layer, dose, coef, positions in zip(
-        rows["layer"], _texts(rows["dose"]), rows["coef"], _texts(rows["positions"]), strict=True
-    ):
-        if pd.isna(layer) or pd.isna(coef):
-            said.append("")
-            continue
-        key = (int(layer), dose, float(coef), positions)
-        said.append(known.setdefault(key, Dose(*key).label))
-    return said
+def _dose(layer: Any, dose: str, coef: Any, positions: str) -> str:
+    """Name the dose of a row; empty where it has none."""
+    return "" if layer == "" or coef == "" else Dose(int(layer), dose, float(coef), positions).label
 
 
 def _chosen(pairs: pd.DataFrame, seed: int, most_pairs: int, most_bytes: int) -> NDArray[np.int64]:
@@ -180,7 +183,7 @@ def _collected(
     for number, part in pairs.groupby("file", sort=True):
         used = np.unique(part[["baseline", "other"]].to_numpy())
         used = used[used != NONE]
-        rows = _columns(files[int(str(number))], ("question", *CONTENT)).take(pa.array(used))
+        rows = read_columns(files[int(str(number))], ("question", *CONTENT)).take(pa.array(used))
         sides.append(_sides(rows, texts, reasons))
         other, baseline = (np.searchsorted(used, part[end].to_numpy()) for end in ("other", "baseline"))
         question = texts.codes(_cut(rows["question"]))[other]

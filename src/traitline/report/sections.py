@@ -6,6 +6,7 @@ them out.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -223,14 +224,24 @@ def _strategies(run: Run) -> Section | None:
             "On the common questions, which belong to no strategy, only the vector differs."
         ]
         sentences += ["Folded below: the same with intervals, and the cosine between the strategies' vectors."] if found else []
-    for (trait, checkpoint), square in found.items():
-        labels = [LABELS.get(name, name) for name in square.index]
-        rows = [
-            [label, *(_number(value, ".3f") for value in line)] for label, line in zip(labels, square.to_numpy(), strict=True)
-        ]
-        caption = f"{trait} at {checkpoint}, layer {run.layer}: cosine between strategies"
-        tables.append(Table(caption, ["", *labels], rows, folded=bool(effects) or len(rows) > SHORT))
+    for trait in unique(trait for trait, _ in found):
+        squares = {checkpoint: square for (own, checkpoint), square in found.items() if own == trait}
+        caption = f"{trait}, layer {run.layer}: cosine between strategies"
+        rows = _pair_cosines(run, squares)
+        tables.append(Table(caption, ["vectors of", *squares], rows, folded=bool(effects) or len(rows) > SHORT))
     return Section("strategies", "Strategies against each other", sentences, tables, charts="strategies")
+
+
+def _pair_cosines(run: Run, squares: dict[str, pd.DataFrame]) -> list[list[str]]:
+    """Return a row for every two strategies, with their cosine at every checkpoint."""
+    known = {name for square in squares.values() for name in square.index}
+    names = [name for name in run.strategies if name in known]
+    rows = []
+    for a, b in itertools.combinations(names, 2):
+        cosines = [_number(square.loc[a, b], ".2f") if {a, b} <= set(square.index) else "" for square in squares.values()]
+        if any(cosines):
+            rows.append([f"{LABELS.get(a, a)} × {LABELS.get(b, b)}", *cosines])
+    return rows
 
 
 def _pairs(run: Run) -> Section | None:

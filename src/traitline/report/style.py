@@ -85,9 +85,11 @@ def draw_training_axis(axes: Axes, axis: TrainingAxis, *, labelled: bool = True)
     """Give axes the training axis: shaded stages, a mark where it is broken, upright names for evenly spaced checkpoints."""
     ticks = [*axis.ticks, *axis.slots]
     axes.set_xlim(*axis.limits)
-    axes.set_xticks([place for place, _ in ticks], [label if labelled else "" for _, label in ticks])
-    for label in axes.get_xticklabels()[len(axis.ticks) if axis.in_tokens else 0 :]:
-        label.set(rotation=90, fontsize=6.5)
+    axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks] if labelled else None)
+    axes.tick_params(axis="x", labelbottom=labelled)
+    if labelled:
+        for label in axes.get_xticklabels()[len(axis.ticks) if axis.in_tokens else 0 :]:
+            label.set(rotation=90, fontsize=6.5)
     for gap in axis.gaps:
         mark: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 8}
         axes.text(gap, 0.0, "//", **mark, color=GREY, zorder=9, bbox=_white())
@@ -117,8 +119,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure in every format, each whole or not at all."""
     written = []
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]  # layout and extent are found once, for all formats
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()  # layout and extent are found once, for all formats
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)  # with an engine, even one that does nothing, each format would be drawn twice
     extent = figure.get_tightbbox(canvas.get_renderer()).padded(MARGIN)  # type: ignore[no-untyped-call]
     for form in FORMATS:
         content = io.BytesIO()
@@ -127,7 +131,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         path = folder / f"{name}.{form}"
         write_whole(path, content.getvalue())
         written.append(path)
-    figure.clear()
     return written
 
 

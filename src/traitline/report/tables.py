@@ -101,8 +101,9 @@ class Run:
     only: frozenset[str] | None = None
 
     def over(self, checkpoints: Iterable[str]) -> Run:
-        """Return the same run with an axis for these checkpoints alone, so that no place is kept for the others."""
-        return replace(self, only=frozenset(checkpoints))
+        """Return the run with an axis for these checkpoints alone, so that no place is kept for the others."""
+        wanted = frozenset(checkpoints)
+        return self if wanted.issuperset(self.axis.checkpoints) else replace(self, only=wanted)
 
     @property
     def study(self) -> dict[str, Any]:
@@ -279,7 +280,8 @@ def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
     """Return one column as floats, NaN where it is missing or the table has none of that name."""
     if column not in frame.columns:
         return pd.Series(np.nan, index=frame.index, dtype=np.float64)
-    return pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
+    found = frame[column]
+    return found if found.dtype == np.float64 else pd.to_numeric(found, errors="coerce").astype(np.float64)
 
 
 def unique(values: Iterable[Any]) -> list[Any]:

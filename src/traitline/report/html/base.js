@@ -8,6 +8,7 @@ const traitline = (function () {
   const drawn = new Map(); // chart element -> function that returns its figure
   const CONFIG = { responsive: true, displayModeBar: false };
   const LEAST_CONTRAST = 3; // of a line with the page
+  const MOST_CHARTS = 8; // of one block; where there are more, one trait is shown at a time
 
   // Plotly reads a few tags in its texts; names come from files, so theirs are kept from it.
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -101,15 +102,39 @@ const traitline = (function () {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.print = "yes";
+    for (const told of document.querySelectorAll("details.told:not([open])")) { told.dataset.folded = "yes"; told.open = true; }
     redraw();
     for (const chart of drawn.keys()) if (!chart.dataset.drawn) draw(chart);
   });
-  addEventListener("afterprint", () => { delete document.documentElement.dataset.print; redraw(); });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.print;
+    for (const told of document.querySelectorAll("details[data-folded]")) { told.open = false; delete told.dataset.folded; }
+    redraw();
+  });
+
+  // A link to a place inside something folded opens it.
+  function reveal() {
+    const place = document.getElementById(location.hash.slice(1));
+    if (!place || !place.closest("details")) return;
+    for (let fold = place.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    place.scrollIntoView({ block: "center" });
+  }
+  addEventListener("hashchange", reveal);
+  document.addEventListener("click", ({ target }) => { if (target.closest("a")?.getAttribute("href") === location.hash) reveal(); });
+  reveal();
+
+  // A box that has more to its right says so.
+  const wide = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    const fits = target.scrollWidth <= target.clientWidth;
+    target.classList.toggle("fits", fits);
+    target.previousElementSibling.hidden = fits;
+  }));
+  for (const hint of document.querySelectorAll(".hint")) wide.observe(hint.nextElementSibling);
 
   /* One chart: its title and a few words, what a screen reader says of it, a function that makes its figure, and one that
-     makes the table of its numbers, which is built when it is opened; a note stands below it. */
-  function addChart(parent, { title, said = "", describe, make, table, note = "", low = false }) {
-    const figure = element("figure");
+     makes the table of its numbers, which is built when it is opened; a note stands below it. `trait` is what it is shown with. */
+  function addChart(parent, { title, said = "", describe, make, table, note = "", low = false, trait = null }) {
+    const figure = element("figure", trait === null ? {} : { "data-trait": trait });
     const caption = element("figcaption");
     caption.append(element("b", {}, title), element("span", { class: "said" }, said));
     const chart = element("div", { class: low ? "chart low" : "chart", role: "img", "aria-label": describe });
@@ -128,6 +153,30 @@ const traitline = (function () {
     parent.append(figure);
     drawn.set(chart, make);
     near.observe(chart);
+  }
+
+  function addHeading(parent, trait) {
+    parent.append(element("h3", { "data-trait": trait }, trait));
+  }
+
+  /* Called when a block has its charts: where it has many, of several traits, a choice above the first block of its section shows
+     one trait at a time, in all blocks of the section. Those not shown are not drawn; print shows all. */
+  const shownTrait = new Map(); // section of the page -> the trait chosen; empty for all
+  function settle(block, label = "trait") {
+    const section = block.closest("section"), figures = [...block.querySelectorAll(":scope > figure[data-trait]")];
+    const traits = [...new Set(figures.map((one) => one.dataset.trait))];
+    if (!shownTrait.has(section) && figures.length > MOST_CHARTS && traits.length > 1) {
+      shownTrait.set(section, traits[0]);
+      const first = section.querySelector(".charts");
+      let controls = first.querySelector(":scope > .controls");
+      if (!controls) first.before(controls = element("div", { class: "controls" }));
+      controls.prepend(choice(label, [...traits.map((name) => [name, name]), ["", "all"]], (value) => { shownTrait.set(section, value); show(section); }));
+    }
+    if (shownTrait.has(section)) show(section);
+  }
+  function show(section) {
+    const chosen = shownTrait.get(section);
+    for (const one of section.querySelectorAll(".charts > [data-trait]")) one.classList.toggle("other", chosen !== "" && one.dataset.trait !== chosen);
   }
 
   function empty(section) {
@@ -169,7 +218,7 @@ const traitline = (function () {
   const foot = axis.slots.some((slot) => slot[1]) ? { l: 46, r: 8, t: 8, b: 74 } : { l: 46, r: 8, t: 8, b: 46 };
 
   return {
-    data, axis, safe, shown, signed, stars, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines,
+    data, axis, safe, shown, signed, stars, css, visible, strategy, element, choice, keyed, addChart, addHeading, settle, empty, layoutOf, lines,
     trainingAxis, axisMarks, stageBands, foot, channels, hexOf, contrast,
   };
 })();

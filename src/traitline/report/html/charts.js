@@ -1,7 +1,7 @@
 "use strict";
 /* Draws what steering does: emergence, transfer, the negative coefficient. Knows the effect curves; leaves directions to geometry.js. */
 (function () {
-  const { data, axis, safe, shown, signed, stars, css, strategy, element, choice, addChart, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot } = traitline;
+  const { data, axis, safe, shown, signed, stars, css, strategy, element, choice, addChart, addHeading, settle, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot } = traitline;
 
   function effectFigure(panel, index) {
     const curve = panel.curves[index], band = panel.controls[index], shade = strategy(panel.strategy).colour;
@@ -94,7 +94,7 @@
       const alone = data.traits.every((trait) => panels.filter((panel) => panel.trait === trait).length < 2);
       for (const trait of data.traits) {
         const own = panels.filter((panel) => panel.trait === trait);
-        if (own.length && !alone) section.append(element("h3", {}, trait));
+        if (own.length && !alone) addHeading(section, trait);
         for (const panel of own) {
           const index = indexOf(panel), label = strategy(panel.strategy).label;
           const make = () => {
@@ -104,9 +104,10 @@
           };
           const describe = `${trait}, ${label}, ${panel.doses[index]}: ${panel.said}. Its numbers are in the table that follows.`;
           const said = panel.doses[index] === panel.main ? panel.said : panel.doses[index];
-          addChart(section, { title: alone ? `${trait}, ${label}` : label, said, describe, make, table: () => effectTable(panel, index) });
+          addChart(section, { title: alone ? `${trait}, ${label}` : label, said, describe, make, table: () => effectTable(panel, index), trait });
         }
       }
+      settle(section);
     };
     const controls = element("div", { class: "controls" });
     const doses = [...new Set(usable.flatMap((variant) => variant.panels.flatMap((panel) => panel.doses)))];

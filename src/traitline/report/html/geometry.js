@@ -1,7 +1,7 @@
 "use strict";
 /* Draws directions and what is beside them: trajectories, matrices, traits against each other, facets, maps of the vectors. */
 (function () {
-  const { data, axis, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot, matrixFigure } = traitline;
+  const { data, axis, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, addHeading, settle, empty, layoutOf, lines, trainingAxis, axisMarks, stageBands, foot, matrixFigure } = traitline;
   const place = new Map(axis.checkpoints.map((name, i) => [name, axis.places[i]]));
   const MOST_NUMBERED = 6; // checkpoints whose matrix has its numbers in it
   const worded = (value, digits) => (value === null ? "" : value.toFixed(digits).replace("-", "−"));
@@ -69,17 +69,18 @@
           const key = rows.map((row) => strategy(row.strategy).label).join(", ");
           const norms = { norms: "norm_over_activation_norm", lengths: "l2_norm" }[kind], what = norms ? norms.replaceAll("_", " ") : "cosines along training";
           addChart(section, { title: trait, describe: `${trait}, layer ${layer}, ${what}: ${key}. Its numbers are in the table that follows.`,
-            make: () => trajectoryFigure(rows, norms), table: () => trajectoryTable(rows, norms), low: true });
+            make: () => trajectoryFigure(rows, norms), table: () => trajectoryTable(rows, norms), low: true, trait });
           continue;
         }
-        if (!alone) section.append(element("h3", {}, trait));
+        if (!alone) addHeading(section, trait);
         for (const row of rows) {
           const label = strategy(row.strategy).label;
           const names = data.geometry.matrix_checkpoints;
           addChart(section, { title: alone ? `${trait}, ${label}` : label, describe: `${trait}, ${label}, layer ${layer}: cosine between checkpoints. Its numbers are in the table that follows.`,
-            make: () => matrixFigure({ matrix: row.cosines, across: names, down: names, limit: 1, written: names.length > MOST_NUMBERED ? null : row.cosines.map((line) => line.map((v) => worded(v, 2))) }), table: () => matrixTable(row.cosines, names, names, 2) });
+            make: () => matrixFigure({ matrix: row.cosines, across: names, down: names, limit: 1, written: names.length > MOST_NUMBERED ? null : row.cosines.map((line) => line.map((v) => worded(v, 2))) }), table: () => matrixTable(row.cosines, names, names, 2), trait });
         }
       }
+      settle(section);
     };
     const controls = element("div", { class: "controls" });
     if (layers.length > 1) controls.append(choice("layer", layers.map((l) => [l, `layer ${l}`]), (value) => render(Number(value))));
@@ -158,16 +159,17 @@
       for (const title of titles) {
         const own = data.facets.filter((panel) => panel.title === title && (chosen === null || panel.answers === chosen));
         const headed = own.length > 1 && titles.length > 1;
-        if (headed) section.append(element("h3", {}, title));
+        if (headed) addHeading(section, title);
         for (const panel of own) {
           const parts = [headed ? "" : title, panel.strategy, chosen === null ? panel.answers : ""].filter(Boolean), told = [title, panel.strategy, panel.answers].filter(Boolean).join(", ");
           addChart(section, { title: parts[0] || title, said: parts.slice(1).join(", "), describe: `${told}: shares along training. Its numbers are in the table that follows.`,
-            make: () => facetFigure(panel), table: () => facetTable(panel), low: true });
+            make: () => facetFigure(panel), table: () => facetTable(panel), low: true, trait: title });
           const key = element("div", { class: "key" });
           for (const one of panel.lines) key.append(keyed(one.facet, () => visible(one.colour)));
           section.lastElementChild.querySelector(".chart").after(key);
         }
       }
+      settle(section, "facets of");
     };
     const many = data.facets.length > MOST_FACETS && sets.length > 1;
     if (many) {
@@ -177,10 +179,12 @@
     }
     render(many ? sets[0] : null);
   }
-  for (const section of document.querySelectorAll("[data-maps]"))
+  for (const section of document.querySelectorAll("[data-maps]")) {
     for (const map of data.maps) {
       const said = `${strategy(map.strategy).label}, stress ${shown(map.stress, 2)}`;
       addChart(section, { title: map.trait, said, describe: `${map.trait}, ${said}: checkpoints on a plane. Its numbers are in the table that follows.`, low: true, make: () => mapFigure(map),
-        table: () => ({ head: ["checkpoint", "x", "y"], rows: map.checkpoint.map((name, i) => [name, map.x[i], map.y[i]]) }) });
+        table: () => ({ head: ["checkpoint", "x", "y"], rows: map.checkpoint.map((name, i) => [name, map.x[i], map.y[i]]) }), trait: map.trait });
     }
+    settle(section);
+  }
 })();

@@ -1,7 +1,7 @@
 "use strict";
 /* Draws what post-training did: the stages before any steering, and what the descendants' own vectors do. */
 (function () {
-  const { data, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, empty, layoutOf, lines } = traitline;
+  const { data, safe, shown, signed, css, visible, strategy, element, choice, keyed, addChart, addHeading, settle, empty, layoutOf, lines } = traitline;
   const SPREAD = 0.07; // between the lines of one stage
   const SYMBOLS = { o: "circle", s: "square", D: "diamond", "^": "triangle-up", v: "triangle-down", P: "cross" }; // as the figures name them
   const number = (value, digits = 1) => (value === null ? "" : value.toFixed(digits));
@@ -66,13 +66,14 @@
     for (const name of new Set(data.stages.flatMap((panel) => panel.lines.map((one) => one.strategy)))) controls.append(keyed(strategy(name).label, () => strategy(name).colour));
     section.append(controls);
     for (const panel of data.stages) {
-      section.append(element("h3", {}, panel.trait));
+      addHeading(section, panel.trait);
       for (const measure of MEASURES.filter((one) => one.needs.some((name) => has(panel, name)))) {
         addChart(section, {
-          title: measure.title, said: measure.said, low: true, make: () => stageFigure(panel, measure), table: () => stageTable(panel),
+          title: measure.title, said: measure.said, low: true, make: () => stageFigure(panel, measure), table: () => stageTable(panel), trait: panel.trait,
           describe: `${panel.trait}, ${measure.title} along ${panel.stages.join(", ")}: ${course(panel, measure)}. Its numbers are in the table that follows.` });
       }
     }
+    settle(section);
   }
 
   // ---- descendants' vectors
@@ -118,15 +119,16 @@
       const alone = data.traits.every((trait) => drawn.filter((panel) => panel.trait === trait).length < 2);
       for (const panel of drawn) {
         const label = strategy(panel.strategy).label;
-        if (!alone && panel === drawn.find((one) => one.trait === panel.trait)) section.append(element("h3", {}, panel.trait));
+        if (!alone && panel === drawn.find((one) => one.trait === panel.trait)) addHeading(section, panel.trait);
         const told = panel.sources.map((one) => {
           const steps = panel.targets.map((target, i) => (one.delta[i] === null ? "" : `${signed(one.delta[i])} on ${target}`)).filter(Boolean);
           return `vector of ${one.name}: ${steps.join(", ") || "none"}`;
         }).join("; ");
         addChart(section, {
-          title: alone ? `${panel.trait}, ${label}` : label, said: panel.dose === dose ? "" : panel.dose, low: true, make: () => sourceFigure(panel, range), table: () => sourceTable(panel),
+          title: alone ? `${panel.trait}, ${label}` : label, said: panel.dose === dose ? "" : panel.dose, low: true, make: () => sourceFigure(panel, range), table: () => sourceTable(panel), trait: panel.trait,
           describe: `${panel.trait}, ${label}, ${panel.dose}: ${told}. Its numbers are in the table that follows.` });
       }
+      settle(section);
     };
     const controls = element("div", { class: "controls" });
     if (doses.length > 1) controls.append(choice("dose", doses.map((name) => [name, name]), render));

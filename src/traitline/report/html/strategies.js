@@ -1,7 +1,7 @@
 "use strict";
 /* Draws what each strategy's vectors do on each strategy's questions, a matrix per trait and network. */
 (function () {
-  const { data, safe, shown, signed, element, choice, addChart, empty, matrixFigure } = traitline;
+  const { data, safe, shown, signed, element, choice, addChart, settle, empty, matrixFigure } = traitline;
   const MARKS = { no_vector: "×" };
   const words = (state) => state.replaceAll("_", " ");
   const whole = (value) => (Math.round(value) === 0 ? "0" : (value > 0 ? "+" : "−") + Math.abs(value).toFixed(0));
@@ -49,9 +49,10 @@
         const one = here.find((found) => found.dose === dose) || here[0];
         if (!one) continue;
         addChart(section, {
-          title: trait, said: `at ${one.target}, ${one.dose}`, note: leftOut(one), low: one.vectors.length < 5, make: () => figureOf(one, limit), table: () => tableOf(one),
+          title: trait, said: `at ${one.target}, ${one.dose}`, note: leftOut(one), low: one.vectors.length < 5, make: () => figureOf(one, limit), table: () => tableOf(one), trait,
           describe: `${trait} at ${one.target}, ${one.dose}; vectors down, questions across: ${summary(one)}. Its numbers are in the table that follows.` });
       }
+      settle(section);
     };
     const controls = element("div", { class: "controls" });
     if (targets.length > 1) controls.append(choice("steered network", targets.map((name) => [name, name]), (value) => { target = value; render(); }));
