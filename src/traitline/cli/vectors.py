@@ -115,9 +115,7 @@ def import_(
         return
     say(out.resolve())
     if len(held) < vector.layers:
-        note(
-            f"its network has {vector.layers} blocks; it has directions after {spans(held)} only, steering elsewhere is refused"
-        )
+        note(f"of {vector.layers} blocks, it has directions at layers {spans(held)} only; steering elsewhere is refused")
     if kind == ".gguf" and vector.provenance.layer_convention == LAST_AFTER_NORM:
         note(f"the last layer, {vector.layers}, may have been read after the final norm, so steering there is refused")
 
