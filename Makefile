@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## pretrain the embedded lineage, trace its traits and 
 	$(BIN)/traitline demo
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(BIN)/ruff check .
