@@ -36,6 +36,7 @@ from traitline.judges.encoder import (
     unpack,
 )
 from traitline.judges.words import REFUSALS
+from traitline.models.capture import like_lengths
 from traitline.traits.trait import Trait
 
 DIRECTORY = Path(__file__).parent / "data" / "distilled"
@@ -147,7 +148,7 @@ class DistilledJudge:
         encoder = self._encoders.get(purpose) or self._load(purpose)
         means, variances = torch.zeros(2, len(encoded.ids), len(HEADS))
         grid = torch.linspace(0, 100, BINS)
-        for rows in _batches(encoded):
+        for rows in like_lengths([len(ids) for ids in encoded.ids], TOKENS_PER_BATCH):
             share = encoder(*encoded.batch(rows)).softmax(-1)  # [rows, heads, bins]
             means[rows] = share @ grid
             variances[rows] = (share @ grid.square() - means[rows].square()).clamp(min=0)
@@ -211,17 +212,6 @@ def make(rest: str = "", cache: Path | None = None) -> DistilledJudge:
     if rest and judge.name != f"distilled:{rest}":
         raise InputError(f"this traitline ships the judge {judge.name!r}, not 'distilled:{rest}'; write just 'distilled'")
     return judge
-
-
-def _batches(encoded: Encoded) -> list[list[int]]:
-    """Return rows of like length together, at most 4,096 padded tokens each, the longest first."""
-    lengths = [len(ids) for ids in encoded.ids]
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > TOKENS_PER_BATCH:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
 
 
 def _has_bfloat16() -> bool:

@@ -30,6 +30,21 @@ HIDDEN, BLOCKS, ATTENTION_HEADS, INNER = 384, 6, 12, 1536
 QUESTION_TOKENS, ANSWER_TOKENS = 96, 256
 _CLS, _SEP = 101, 102
 _GROUP = 128
+_OUTSIDE = {
+    "words": "word_embeddings",
+    "positions": "position_embeddings",
+    "kinds": "token_type_embeddings",
+    "norm": "LayerNorm",
+}
+_IN_BLOCKS = {
+    "qkv": ["attention.self.query", "attention.self.key", "attention.self.value"],
+    "out": ["attention.output.dense"],
+    "attention_norm": ["attention.output.LayerNorm"],
+    "up": ["intermediate.dense"],
+    "down": ["output.dense"],
+    "norm": ["output.LayerNorm"],
+}
+"""What the base calls the parts of the network, outside its blocks and in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +191,11 @@ def load_base(network: Encoder, directory: Path, *, checked: bool = True) -> Non
 
 
 def _base_names(name: str) -> list[str]:
-    """Return the base's names for the tensor that the network calls `name`."""
+    """Return the base's names for the tensor that the network calls `name`; several where it joins them."""
     *path, kind = name.split(".")
-    match path:
-        case ["words" | "positions" | "kinds" as table]:
-            return [
-                f"embeddings.{ {'words': 'word', 'positions': 'position', 'kinds': 'token_type'}[table] }_embeddings.{kind}"
-            ]
-        case ["norm"]:
-            return [f"embeddings.LayerNorm.{kind}"]
-    parts = {
-        "qkv": ["attention.self.query", "attention.self.key", "attention.self.value"],
-        "out": ["attention.output.dense"],
-        "attention_norm": ["attention.output.LayerNorm"],
-        "up": ["intermediate.dense"],
-        "down": ["output.dense"],
-        "norm": ["output.LayerNorm"],
-    }[path[2]]
-    return [f"encoder.layer.{path[1]}.{part}.{kind}" for part in parts]
+    if path[0] == "blocks":
+        return [f"encoder.layer.{path[1]}.{part}.{kind}" for part in _IN_BLOCKS[path[2]]]
+    return [f"embeddings.{_OUTSIDE[path[0]]}.{kind}"]
 
 
 def trained_names(network: Encoder) -> list[str]:

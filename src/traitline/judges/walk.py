@@ -20,7 +20,7 @@ from traitline.errors import JudgeError
 from traitline.judges.numbers import Reading
 from traitline.judges.prefix import Ids, Prefix, common_prefix
 from traitline.judges.spelling import NUMBERS, Branch, Spellings
-from traitline.models.capture import _batches as batches
+from traitline.models.capture import like_lengths
 from traitline.models.loading import Model
 
 HARDLY_EVER = 1e-3
@@ -54,7 +54,7 @@ def read_numbers(
     if not prompts:
         return
     prefix = Prefix(model, common_prefix(prompts))
-    for batch in batches([len(ids) for ids in prompts], tokens_per_batch):
+    for batch in like_lengths([len(ids) for ids in prompts], tokens_per_batch):
         state = _Batch(model, prefix, [prompts[i] for i in batch], spellings)
         yield dict(zip(batch, state.readings(), strict=True))
 

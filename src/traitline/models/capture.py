@@ -46,7 +46,7 @@ def capture_rows(
     means = np.full((len(rows), len(SEGMENTS), model.layers + 1, model.hidden), np.nan, dtype=np.float32)
     if any(not len(prompt) for prompt, _ in rows):
         raise InputError("a row to be read has an empty prompt; it needs at least one token id")
-    for batch in _batches([len(p) + len(r) for p, r in rows], tokens_per_batch):
+    for batch in like_lengths([len(p) + len(r) for p, r in rows], tokens_per_batch):
         weights = _weights([rows[i] for i in batch]).to(model.device)  # [rows, 3, positions]
         sums = torch.zeros(len(batch), len(SEGMENTS), model.layers + 1, model.hidden, device=model.device)
 
@@ -107,7 +107,7 @@ def calibrate(
     stride = max(1, -(-total // sample))
     norms: list[torch.Tensor] = []
     kept: list[torch.Tensor] = []
-    for batch in _batches([len(ids) for ids in texts], tokens_per_batch):
+    for batch in like_lengths([len(ids) for ids in texts], tokens_per_batch):
         layers: list[torch.Tensor] = [torch.empty(0)] * (model.layers + 1)
 
         def read(layer: int, hidden: torch.Tensor, batch: list[int] = batch, layers: list[torch.Tensor] = layers) -> None:
@@ -122,8 +122,8 @@ def calibrate(
     return Calibration(reduced.astype(np.float32), torch.cat(kept).numpy(), total)
 
 
-def _batches(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Yield row indices in order of length, as many at a time as the token budget holds."""
+def like_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield row indices in order of length, as many at a time as the budget of padded tokens holds; one at least."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         if batch and (len(batch) + 1) * lengths[i] > tokens_per_batch:

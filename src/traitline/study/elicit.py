@@ -133,10 +133,10 @@ def score_table(
     )
 
 
-def unanswered(rows: pd.DataFrame) -> bool:
-    """Tell whether the judge gave no answer to some of these rows, so that another time it may."""
-    own = rows["missing_reason"].dropna().astype(str).str.contains(UNAVAILABLE, regex=False).any()
-    return bool(own or any(None in json.loads(text).values() for text in rows["other_scores"].dropna()))
+def unanswered(rows: pd.DataFrame) -> pd.Series:
+    """Tell of each row whether the judge left it or its scores on other rubrics unanswered, so that another time it may not."""
+    own = rows["missing_reason"].fillna("").astype(str).str.contains(UNAVAILABLE, regex=False)
+    return own | rows["other_scores"].fillna("").astype(str).str.contains(": null", regex=False)
 
 
 def _facets(judge: Annotator, trait: Trait, rows: pd.DataFrame) -> dict[int, str]:

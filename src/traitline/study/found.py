@@ -153,7 +153,7 @@ class Found:
                 {
                     "checkpoint": cell.network,
                     **{name: who[name] for name in ("tokens", "trait", "strategy", "status")},
-                    "reason": self._reason(cell, who["status"]),
+                    "reason": self._reason(cell, who["status"], rows),
                     "n_rows": pd.NA if rows is None else len(rows),
                     "n_passing": pd.NA if rows is None else int(passing(rows).sum()) if enough else 0,
                     "n_missing": pd.NA if rows is None else int(rows["trait_score"].isna().sum()),
@@ -164,7 +164,7 @@ class Found:
             )
         return pd.DataFrame(records)
 
-    def _reason(self, cell: Cell, status: str) -> str:
+    def _reason(self, cell: Cell, status: str, rows: pd.DataFrame | None) -> str:
         if status == "failed":
             return self.failed[cell.network, cell.trait, cell.strategy]
-        return "" if status == "complete" else why_no_pair(read_rows(self.store.contrast(cell)))
+        return "" if status == "complete" or rows is None else why_no_pair(rows)

@@ -269,9 +269,8 @@ class _Run:
                 pending = judging.submit(self._judge, draft, path, network.name, stage, number, took)
             if pending is not None:
                 pending.result()
-        self._ask_again(paths)
+        tables = [self._answered(path) for path in paths]
         self._note_cost()
-        tables = [read_rows(path) for path in paths]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def _judge(self, draft: Path, path: Path, network: str, stage: str, number: int, generate_seconds: float) -> None:
@@ -283,12 +282,15 @@ class _Run:
         self.store.note_batch(network, stage, number, len(rows), generate_seconds, time.monotonic() - started)
         self.progress(f"{network}: {stage}", len(rows))
 
-    def _ask_again(self, paths: Sequence[Path]) -> None:
-        """Judge once more the batches of which the judge left rows unanswered: by now it may answer."""
-        for path in paths:
-            rows = read_rows(path)
-            if unanswered(rows):
-                self.store.write_rows(path, self._scored(rows))
+    def _answered(self, path: Path) -> pd.DataFrame:
+        """Return a judged batch; rows that the judge left unanswered are judged once more, for by now it may answer."""
+        rows = read_rows(path)
+        again = unanswered(rows)
+        if not again.any():
+            return rows
+        scored = self._scored(rows[again]).set_axis(rows.index[again])
+        self.store.write_rows(path, pd.concat([rows[~again], scored]).sort_index())
+        return read_rows(path)
 
     def _scored(self, rows: pd.DataFrame) -> pd.DataFrame:
         others = self.config.evaluate.other_rubrics

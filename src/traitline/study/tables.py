@@ -62,8 +62,9 @@ def _thresholds(plan: Plan) -> effects.Thresholds:
 
 def _controls_table(plan: Plan, found: Found, rows: pd.DataFrame, received: pd.DataFrame) -> pd.DataFrame:
     planned = found.planned_controls()
-    elsewhere = received[~received["target"].isin(plan.order) & received["condition"].isin(["baseline", "random", "shuffled"])]
-    together = pd.concat([part for part in (rows, elsewhere) if len(part)] or [rows], ignore_index=True)
+    sides = [rows, received[~received["target"].isin(plan.order)]]
+    used = [side[side["condition"].isin(["baseline", "random", "shuffled"])] for side in sides]
+    together = pd.concat([part for part in used if len(part)] or [rows], ignore_index=True)
     return effects.effect_table(planned, together, families=found.families(planned), seed=plan.config.seed)
 
 
