@@ -293,6 +293,11 @@ def test_one_unmet_condition_is_enough_and_unconfirms_the_one_before(other: dict
     assert met.columns[~met.iloc[1]].tolist() == ["lasting"]
 
 
+def test_an_effect_within_the_judges_own_error_is_not_steerable() -> None:
+    rows = [measured(c, judge_error=error) for c, error in zip(ORDER, (math.nan, 4.0, 20.0, 19.9), strict=True)]
+    assert steerable(rows) == [True, False, False, True]
+
+
 @pytest.mark.parametrize(("coherence", "delta"), [(50.0, -40.0), (30.0, -25.0)])
 def test_either_the_floor_or_the_small_loss_is_enough(coherence: float, delta: float) -> None:
     assert steerable([measured("step8", steered_coherence=coherence, delta_coherence=delta)]) == [True]

@@ -71,6 +71,11 @@ def test_onset_is_the_interval_from_last_failing_to_first_passing() -> None:
     assert found.lost == ()
 
 
+def test_an_effect_within_the_judges_own_error_is_told_as_such() -> None:
+    rows = [one | {"judge_error": 52.5} for one in line(0, 1, 2, 52, 60)]
+    assert said(rows).endswith("where the lower bound is not above the judge's own error of 52.5 points")
+
+
 def test_the_verdict_reads_as_promised() -> None:
     assert said(line(0, 1, 2, 52, 60)) == (
         "steerable from between 0.5 M and 1.0 M tokens (12 to 25 % of pretraining): delta +52 [44, 60], p = 2e-06; coherence −6"

@@ -308,6 +308,7 @@ def conditions(
 
     - `significant`: the adjusted p is under alpha.
     - `large`: the lower bound exceeds the minimum effect.
+    - `above_judge_error`: it exceeds the judge's own error, where the column `judge_error` states one.
     - `above_controls`: it exceeds the largest control delta of the same trait, strategy, target, layer, dose and size of
       coefficient, where there are such controls. A checkpoint's controls are made from its own vector, a descendant's from
       the last checkpoint's.
@@ -323,6 +324,8 @@ def conditions(
     met = pd.DataFrame(index=table.index)
     met["significant"] = (table["p_adjusted"] < thresholds.alpha).astype(bool)
     met["large"] = (table["ci_low"] > thresholds.minimum_effect).astype(bool)
+    if "judge_error" in table:
+        met["above_judge_error"] = (table["ci_low"] > table["judge_error"].fillna(-np.inf)).astype(bool)
     bound = largest_control(table, controls)
     met["above_controls"] = (table["ci_low"] > bound.fillna(-np.inf)).astype(bool)
     kept = table["steered_coherence"] >= thresholds.coherence_floor

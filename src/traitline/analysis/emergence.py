@@ -234,9 +234,11 @@ def _unmet(
     """Say in words which conditions the row `shown` does not meet."""
     at = list(table.index).index(shown.name)
     met = conditions(table, controls, order=order, thresholds=thresholds).iloc[at]
+    error = shown.get("judge_error", math.nan)
     words = {
         "significant": f"the adjusted p is not under {thresholds.alpha:g}",
         "large": f"the lower bound is not above {thresholds.minimum_effect:g} points",
+        "above_judge_error": f"the lower bound is not above the judge's own error of {error:.1f} points",
         "above_controls": f"a control reaches {_signed(largest_control(table, controls).iloc[at])}",
         "coherent": f"coherence falls to {_whole(shown['steered_coherence'])}",
         "lasting": "the next checkpoint does not confirm it",

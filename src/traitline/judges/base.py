@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from traitline.errors import InputError, nearest
 from traitline.traits.trait import Trait
@@ -31,6 +31,7 @@ class Score:
         refusal: the model declined to answer (scored all the same).
         missing_reason: why a score is None, in a few words.
         uncertainty: standard error of `trait` in points, where the judge can state one.
+        flagged: the response's wording tries to tell a judge what to say (looked for where the judge could be talked to).
     """
 
     trait: float | None
@@ -38,6 +39,7 @@ class Score:
     refusal: bool = False
     missing_reason: str | None = None
     uncertainty: float | None = None
+    flagged: bool = False
 
 
 class Judge(Protocol):
@@ -82,30 +84,50 @@ class Annotator(Protocol):
         ...
 
 
+@runtime_checkable
+class StatesError(Protocol):
+    """A judge that knows how far off the effects are that it measures."""
+
+    def delta_error(self, trait: Trait) -> float | None:
+        """Return the mean absolute error, in points, of steering deltas on one trait; None where that was not measured."""
+        ...
+
+
 # kind -> "module:factory"; the factory takes what follows the colon in the judge's name ("" where nothing does), and where
 # its cache may lie (None: keep nothing).
 KINDS: dict[str, str] = {
     "nano": "traitline.nano.judge:make",
     "words": "traitline.judges.words:make",
     "distilled": "traitline.judges.distilled:make",
+    "zeroshot": "traitline.judges.zeroshot:make",
+    "fitted": "traitline.judges.fitted:make",
     "local": "traitline.judges.local:make",
     "openai": "traitline.judges.openai:make",
+    "labels": "traitline.judges.labels:make",
 }
 
 
-def make_judge(name: str, cache: Path | None = None) -> Judge:
+def default_judge(lineage: str = "") -> str:
+    """Return the name of the judge of a study that names none: the exact one on the embedded lineage, else the embedded one."""
+    return "nano" if lineage == "nano" else "distilled"
+
+
+def make_judge(name: str, cache: Path | None = None, **options: Any) -> Judge:
     """Return the judge called `name`: `nano`, or a kind and a model such as `openai:gpt-4.1-mini`.
 
     Args:
         name: kind, and after a colon what that kind needs to know.
         cache: SQLite file in which a judge by API or a local model keeps every judgement, so that none is made twice.
+        options: what `OpenAIJudge` takes, for a judge by API: batch, budget_usd, samples and others.
 
     Raises:
-        InputError: no such kind of judge.
+        InputError: no such kind of judge, or options for one that takes none.
         JudgeError: the judge exists but cannot be used, for example without a key.
     """
     kind, _, rest = name.partition(":")
     if kind not in KINDS:
         raise InputError(f"no judge is called {name!r}; {nearest(kind, KINDS)}")
+    if options and kind != "openai":
+        raise InputError(f"judge {name!r} takes no options, but was given {', '.join(options)}; only openai:<model> takes some")
     module, _, factory = KINDS[kind].partition(":")
-    return cast(Judge, getattr(importlib.import_module(module), factory)(rest, cache))
+    return cast(Judge, getattr(importlib.import_module(module), factory)(rest, cache, **options))

@@ -14,6 +14,7 @@ import json
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from traitline.judges.encoder import (
     ANSWER_TOKENS,
     BINS,
     HEADS,
+    HIDDEN,
     QUESTION_TOKENS,
     Encoded,
     Encoder,
@@ -42,6 +44,21 @@ from traitline.traits.trait import Trait
 DIRECTORY = Path(__file__).parent / "data" / "distilled"
 TOKENS_PER_BATCH = 4096
 _SHOWN_OF_DIGEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What the encoder says of some answers.
+
+    Attributes:
+        means: score of every head, 0 to 100, [rows, heads] in the order of `encoder.HEADS`.
+        variances: of every head's distribution, likewise.
+        features: what the heads read, [rows, hidden].
+    """
+
+    means: torch.Tensor
+    variances: torch.Tensor
+    features: torch.Tensor
 
 
 class DistilledJudge:
@@ -119,40 +136,43 @@ class DistilledJudge:
         if len(questions) != len(answers):
             raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
         head = self._head(trait)
+        if not answers:
+            return []
+        read = self.heads(questions, answers, purpose)
+        start, slope = self.card["spread"][purpose][trait.name]
+        uncertainty = (start + slope * read.variances[:, head]).sqrt()
+        return as_scores(answers, read.means[:, head].tolist(), read.means[:, -1].tolist(), uncertainty.tolist())
+
+    def heads(self, questions: Sequence[str], answers: Sequence[str], purpose: Purpose = "evaluate") -> Heads:
+        """Return what every head says of each answer, and what the heads read.
+
+        Raises:
+            JudgeError: its weights or its base cannot be read.
+        """
         encoded = self._tokenizer.encode(questions, answers)
         self._warn_about(questions, encoded)
         with self._lock:
-            means, variances = self._read_scores(encoded, purpose)
-        start, slope = self.card["spread"][purpose][trait.name]
-        return [
-            Score(
-                trait=float(means[i, head]) if answer.strip() else 0.0,
-                coherence=float(means[i, -1]) if answer.strip() else 0.0,
-                refusal=REFUSALS.match(answer.strip()) is not None,
-                uncertainty=float((start + slope * variances[i, head]) ** 0.5),
-            )
-            for i, answer in enumerate(answers)
-        ]
+            return self._read(encoded, purpose)
 
     def _head(self, trait: Trait) -> int:
         if trait.name not in self.traits:
             raise InputError(
                 f"the judge 'distilled' was trained on {', '.join(self.traits)}, not on {trait.name!r}; name a judge that "
-                "reads the trait's rubric: openai:<model> or local:<model>"
+                "reads the trait's rubric (openai:<model> or local:<model>), fit one to 50 labelled answers or more "
+                "(`traitline judges fit`), or try it out with the poor 'zeroshot'"
             )
         return HEADS.index(trait.name)
 
     @torch.inference_mode()
-    def _read_scores(self, encoded: Encoded, purpose: Purpose) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean and the variance of every score, each [rows, heads]."""
+    def _read(self, encoded: Encoded, purpose: Purpose) -> Heads:
         encoder = self._encoders.get(purpose) or self._load(purpose)
-        means, variances = torch.zeros(2, len(encoded.ids), len(HEADS))
-        grid = torch.linspace(0, 100, BINS)
+        features = torch.zeros(len(encoded.ids), HIDDEN)
         for rows in like_lengths([len(ids) for ids in encoded.ids], TOKENS_PER_BATCH):
-            share = encoder(*encoded.batch(rows)).softmax(-1)  # [rows, heads, bins]
-            means[rows] = share @ grid
-            variances[rows] = (share @ grid.square() - means[rows].square()).clamp(min=0)
-        return means, variances
+            features[rows] = encoder.features(*encoded.batch(rows))
+        share = encoder.heads(features).view(-1, len(HEADS), BINS).softmax(-1)
+        grid = torch.linspace(0, 100, BINS)
+        means = share @ grid
+        return Heads(means, (share @ grid.square() - means.square()).clamp(min=0), features)
 
     def _load(self, purpose: Purpose) -> Encoder:
         path = self.directory / f"{purpose}.safetensors"
@@ -212,6 +232,18 @@ def make(rest: str = "", cache: Path | None = None) -> DistilledJudge:
     if rest and judge.name != f"distilled:{rest}":
         raise InputError(f"this traitline ships the judge {judge.name!r}, not 'distilled:{rest}'; write just 'distilled'")
     return judge
+
+
+def as_scores(
+    answers: Sequence[str], trait: Sequence[float], coherence: Sequence[float], uncertainty: Sequence[float]
+) -> list[Score]:
+    """Return one score per answer: those given, but 0 and 0 for an answer without a word."""
+    stripped = [answer.strip() for answer in answers]
+    columns = zip(stripped, trait, coherence, uncertainty, strict=True)
+    return [
+        Score(shown if text else 0.0, sound if text else 0.0, REFUSALS.match(text) is not None, uncertainty=spread)
+        for text, shown, sound, spread in columns
+    ]
 
 
 def _has_bfloat16() -> bool:

@@ -107,14 +107,19 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [rows, heads, bins] for ids [rows, tokens], answer starts [rows] and lengths [rows]."""
+        logits: Tensor = self.heads(self.dropout(self.features(ids, starts, lengths)))
+        return logits.float().view(len(ids), len(HEADS), BINS)
+
+    def features(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the heads read of each answer, [rows, hidden], in float32."""
         place = torch.arange(ids.shape[1], device=ids.device)[None]  # [1, tokens]
         held, answer = place < lengths[:, None], (place >= starts[:, None]) & (place < lengths[:, None])
         hidden = self.dropout(self.norm(self.words(ids) + self.positions(place) + self.kinds(answer.long())))
         hidden = hidden.to(next(self.blocks.parameters()).dtype)
         for block in self.blocks:
             hidden = block(hidden, held[:, None, None, :])
-        logits: Tensor = self.heads(self.dropout(self.pooled(mean_over(hidden, answer))))
-        return logits.float().view(len(ids), len(HEADS), BINS)
+        read: Tensor = self.pooled(mean_over(hidden, answer))
+        return read
 
 
 class _Block(nn.Module):
@@ -209,7 +214,7 @@ def pack(network: Encoder, base: Encoder) -> dict[str, Tensor]:
     ours, theirs = network.state_dict(), base.state_dict()
     for name in trained_names(network):
         difference = ours[name].float().cpu() - theirs[name].float().cpu()
-        if difference.numel() % _GROUP or difference.ndim < 2 or name.startswith("heads."):
+        if difference.numel() % _GROUP or difference.ndim < 2 or name.startswith(("heads.", "focus.")):
             packed[name] = difference.half()
         else:
             packed[f"{name}|codes"], packed[f"{name}|scales"] = _to_4_bits(difference)

@@ -5,20 +5,16 @@ Knows which comparisons these are. Leaves the statistics to `analysis/`, and the
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import numpy as np
 import pandas as pd
 
-from traitline.analysis import effects, facets, geometry, stages
+from traitline.analysis import effects, geometry, stages
 from traitline.study.config import COMBINED, FORCED
+from traitline.study.facets import facet_table
 from traitline.study.found import Found
 from traitline.study.plan import Cell
 from traitline.study.store import read_rows
 from traitline.traits.strategies import COMMON
 
-FACET_COLUMNS = ["trait", "strategy", "checkpoint", "tokens", "scheme", "set", *facets.COLUMNS]
 PAIR_COLUMNS = ["checkpoint", "trait", "layer", "strategy_a", "strategy_b", "cosine"]
 
 
@@ -40,7 +36,7 @@ def comparison_tables(found: Found, rows: pd.DataFrame, moved: pd.DataFrame, con
         tables["strategies"] = _strategies(found, rows, moved, controls)
     if len(plan.config.generating) > 1:
         tables["cosine_cross_strategy"] = _between_strategies(found)
-    labelled = _facets(found, rows)
+    labelled = facet_table(found, rows)
     if len(labelled):
         tables["facets"] = labelled
     if plan.descendants:
@@ -69,7 +65,7 @@ def _strategies(found: Found, rows: pd.DataFrame, moved: pd.DataFrame, controls:
     alone = responses[responses["condition"] != "bootstrap"]  # only a strategy's own questions have bootstrap rows
     where = found.families(planned)
     families = planned["vector_strategy"] + " on " + where
-    table = effects.effect_table(planned, alone, families=families, seed=plan.config.seed)
+    table = found.with_judge_error(effects.effect_table(planned, alone, families=families, seed=plan.config.seed))
     table.insert(list(table.columns).index("strategy") + 1, "vector_strategy", planned["vector_strategy"])
     for _, part in table.groupby(["vector_strategy", where], sort=False):
         met = effects.steerability(part, controls, order=plan.order, **plan.config.criteria.model_dump())
@@ -86,41 +82,12 @@ def _between_strategies(found: Found) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PAIR_COLUMNS)
 
 
-def _facets(found: Found, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of responses that show each facet, along training and per strategy.
-
-    Sets: `elicited`, the accepted positive contrast rows; `baseline`; `steered`, the cell's own vector at each positive
-    dose; and `steered, common questions`, the same of every strategy where strategies are compared.
-    """
-    sets: list[tuple[str, pd.DataFrame]] = [("elicited", found.elicited())]
-    if len(rows):
-        shown = rows[(rows["split"] == "evaluate") & rows["facets"].notna()]
-        steered = shown[(shown["condition"] == "steered") & (shown["coef"] > 0)]
-        own = steered[steered["vector_strategy"] == steered["strategy"]]
-        common = steered[steered["strategy"] == COMBINED] if found.plan.config.compared else steered.iloc[:0]
-        sets += [("baseline", shown[shown["condition"] == "baseline"])]
-        sets += [(f"steered {coef:+g}", part) for coef, part in own.groupby("coef")]
-        renamed = common.assign(strategy=common["vector_strategy"])
-        sets += [(f"steered {coef:+g}, common questions", part) for coef, part in renamed.groupby("coef")]
-    records = []
-    for name, part in sets:
-        for (trait, strategy, checkpoint), answers in part.groupby(["trait", "strategy", "checkpoint"], sort=False):
-            known = list(found.plan.traits[str(trait)].facets)
-            listed = [set(json.loads(text)) if isinstance(text, str) else None for text in answers["facets"]]
-            labels = pd.DataFrame({f: [np.nan if one is None else float(f in one) for one in listed] for f in known})
-            shares = facets.share_table(labels, answers["question_id"].reset_index(drop=True))
-            who: dict[str, Any] = {"trait": trait, "strategy": strategy, "checkpoint": checkpoint}
-            records.append(shares.assign(**who, tokens=found.tokens[str(checkpoint)], scheme="facets", set=name))
-    if not records:
-        return pd.DataFrame(columns=FACET_COLUMNS)
-    return pd.concat(records, ignore_index=True)[FACET_COLUMNS]
-
-
 def _reverse(found: Found, moved: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
     """Return the effects of the descendants' vectors on the last checkpoint and on every descendant."""
     plan = found.plan
     planned = found.planned_transfers(found.descendant_cells)
-    table = effects.effect_table(planned, moved, families=found.families(planned), seed=plan.config.seed)
+    families = found.families(planned)
+    table = found.with_judge_error(effects.effect_table(planned, moved, families=families, seed=plan.config.seed))
     order = [network.name for network in plan.descendants]
     for _, part in table.groupby("vector_checkpoint", sort=False):  # stages are no series: none has to confirm another
         met = effects.steerability(part, controls, order=order, **plan.config.criteria.model_dump())

@@ -6,7 +6,7 @@ them to `tables.py` and `comparisons.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -24,8 +24,8 @@ PLANNED = [*effects.PLAN_COLUMNS, "vector_trait", "vector_strategy", *effects.CO
 class Found:
     """What a run's files hold: arrays, provenance and response rows of every cell."""
 
-    def __init__(self, plan: Plan, store: RunStore) -> None:
-        self.plan, self.store = plan, store
+    def __init__(self, plan: Plan, store: RunStore, judge_errors: Mapping[str, float] | None = None) -> None:
+        self.plan, self.store, self._judge_errors = plan, store, judge_errors or {}
         self.cells = [cell for network in plan.checkpoints for cell in plan.cells(network)]
         self.descendant_cells = [cell for network in plan.descendants for cell in plan.elicited(network)]
         self.tokens = {network.name: network.tokens for network in (*plan.checkpoints, *plan.targets)}
@@ -73,6 +73,10 @@ class Found:
     def families(self, planned: pd.DataFrame) -> pd.Series:
         """Return the family of targets that each comparison belongs to: the checkpoints, or the descendants."""
         return planned["target"].isin(self.plan.order).map({True: "checkpoints", False: "descendants"})
+
+    def with_judge_error(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return an effect table with the judge's own delta error of each row's trait, in points; NaN where none is stated."""
+        return table.assign(judge_error=table["trait"].map(self._judge_errors).astype(float))
 
     def planned_controls(self) -> pd.DataFrame:
         """Return every planned comparison of a control: of a checkpoint's own there, of the last one's at descendants."""
@@ -133,12 +137,11 @@ class Found:
         return {name: found for name, found in vectors.items() if found}
 
     def elicited(self) -> pd.DataFrame:
-        """Return the accepted positive contrast rows of every checkpoint whose facets are known; those of `forced` left out."""
+        """Return the accepted positive contrast rows of every checkpoint; those of `forced` left out."""
         cells = [cell for cell in self.cells if cell.strategy != FORCED and self.store.contrast(cell).is_file()]
         frames = [read_rows(self.store.contrast(cell)) for cell in cells]
         kept = [rows[rows["accepted"].fillna(False).astype(bool) & rows["polarity"].eq("pos")] for rows in frames if len(rows)]
-        rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=RESPONSES.names)
-        return rows[rows["facets"].notna()]
+        return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=RESPONSES.names)
 
     def extraction(self) -> pd.DataFrame:
         """Return one row per cell: how many contrast rows, passing rows, pairs and questions, and why no vector."""

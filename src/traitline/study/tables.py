@@ -8,6 +8,7 @@ drawing to `report/`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,20 @@ from traitline.study.plan import Cell, Plan
 from traitline.study.store import RunStore, read_rows
 
 
-def write_tables(plan: Plan, store: RunStore) -> None:
-    """Write every table of a run from its response and vector files."""
-    found = Found(plan, store)
+def write_tables(plan: Plan, store: RunStore, judge_errors: Mapping[str, float] | None = None) -> None:
+    """Write every table of a run from its response and vector files.
+
+    Args:
+        plan: the study.
+        store: the run.
+        judge_errors: the judge's own delta error by trait, in points, as far as it states any.
+    """
+    found = Found(plan, store, judge_errors)
     rows = found.rows(store.evaluation, plan.checkpoints)
     received = found.rows(store.transfer, plan.targets)
     controls = _controls_table(plan, found, rows, received)
     controls["cosine_to_vector"] = found.control_cosines(controls)
-    table = effects.effect_table(found.planned(), rows, seed=plan.config.seed)
+    table = found.with_judge_error(effects.effect_table(found.planned(), rows, seed=plan.config.seed))
     table["ceiling_share"] = _ceiling_share(table, found)
     table["steerable"] = _steerable(plan, table, controls)
     moved = _transfer_table(plan, found, received, controls)
@@ -70,9 +77,10 @@ def _controls_table(plan: Plan, found: Found, rows: pd.DataFrame, received: pd.D
 
 def _transfer_table(plan: Plan, found: Found, received: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
     if not plan.targets:
-        return pd.DataFrame(columns=effects.TABLE_COLUMNS)
+        return found.with_judge_error(pd.DataFrame(columns=effects.TABLE_COLUMNS))
     planned = found.planned_transfers(found.cells)
-    table = effects.effect_table(planned, received, families=found.families(planned), seed=plan.config.seed)
+    families = found.families(planned)
+    table = found.with_judge_error(effects.effect_table(planned, received, families=families, seed=plan.config.seed))
     table["steerable"] = _steerable(plan, table, controls)
     return table
 
