@@ -33,6 +33,8 @@ class MisbehavingServer:
         keys: the keys that came with requests.
     """
 
+    handler: type[_Handler]
+
     def __init__(self, plan: Plan = lambda prompt, nth: "answer") -> None:
         self.plan = plan
         self.asked: Counter[str] = Counter()
@@ -40,7 +42,7 @@ class MisbehavingServer:
         self.keys: set[str] = set()
         self.lock = threading.Lock()
         self.closing = threading.Event()
-        handler = type("Handler", (_Handler,), {"owner": self})
+        handler = type("Handler", (self.handler,), {"owner": self})
         self._http = _Http(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -124,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+MisbehavingServer.handler = _Handler
 Way = Callable[[_Handler], None]
 
 

@@ -116,7 +116,7 @@ def test_columns_and_tables_are_in_the_reference() -> None:
 
 def test_judges_and_studies_are_described() -> None:
     judges = page("docs/judges.md")
-    assert all(re.search(rf"^\| `{kind}(:<model>)?` \|", judges, re.MULTILINE) for kind in KINDS)
+    assert all(re.search(rf"^\| `{kind}(:<[\w.]+>)?` \|", judges, re.MULTILINE) for kind in KINDS)
     assert all(f"## {name}\n" in page("docs/studies.md") for name in packaged_studies())
 
 

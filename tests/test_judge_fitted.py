@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 import traitline as tl
+from traitline.cli import app
 from traitline.errors import InputError, JudgeError
 from traitline.judges.fitted import FittedJudge
-from traitline.judges.fitting import fit_judge
+from traitline.judges.fitting import fit_judge, read_labelled
 from traitline.traits import Trait
 
 SEA = ["the boat", "a wave", "the harbour", "an old sailor", "the tide", "a gull over the bay"]
@@ -110,13 +113,44 @@ def test_the_traits_of_the_embedded_judge_are_left_to_it_and_others_refused(fold
         (labelled().assign(question="the same"), "72 labelled answers to 1 questions"),
         (labelled().assign(trait_score=140.0), "140.0 is not between 0 and 100"),
         (labelled().assign(trait_score=7.0), "every label is 7"),
-        (labelled().drop(columns="answer"), "no column answer"),
     ],
 )
 def test_too_little_to_learn_from_is_refused(rows: pd.DataFrame, said: str, trait: Trait, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
         fit_judge(trait, rows, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_fits_from_a_labelled_sheet_and_names_the_judge(trait: Trait, tmp_path: Path) -> None:
+    named = tmp_path / "seafaring.yaml"
+    named.write_text(yaml.safe_dump(trait.model_dump(mode="json")))
+    sheet = labelled().assign(trait="seafaring", labeller="a")
+    again = sheet.assign(labeller="b", trait_score=sheet["trait_score"].clip(upper=90))
+    other = sheet.assign(trait="vain", trait_score="")
+    pd.concat([sheet, again, other]).to_csv(tmp_path / "sheet.csv", index=False)
+    asked = ["judges", "fit", str(named), str(tmp_path / "sheet.csv"), "--out", str(tmp_path / "judge")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "72 labelled answers to 12 questions" in done.output
+    assert f"judge: fitted:{tmp_path / 'judge'}" in done.output.replace("\n", "")
+    assert tl.judge(f"fitted:{tmp_path / 'judge'}").name.startswith("fitted:seafaring-")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("question,answer\nq,a\n", "has no column trait_score"),
+        ("question,answer,trait_score\nq,a,high\n", "'high' is not a number"),
+        ("question,answer,trait_score,trait\nq,a,5,vain\n", "labels of vain, not of 'seafaring'"),
+        (None, "cannot be read"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named(content: str | None, said: str, trait: Trait, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=said):
+        read_labelled(path, trait)
 
 
 def test_a_judge_is_never_overwritten_and_one_that_is_not_there_is_said(folder: Path, trait: Trait, tmp_path: Path) -> None:

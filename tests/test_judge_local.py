@@ -22,6 +22,7 @@ from conftest import ARCHITECTURES, tiny_model, tiny_network
 from traitline.errors import InputError, JudgeError, ModelError, StoreError
 from traitline.judges import make_judge, walk
 from traitline.judges.cache import JudgeCache
+from traitline.judges.facets import FacetJudge, facet_prompt
 from traitline.judges.local import LocalJudge
 from traitline.judges.spelling import find_spellings
 from traitline.judges.walk import common_prefix, read_numbers
@@ -447,6 +448,37 @@ def test_a_network_without_a_plain_cache_says_so() -> None:
     network = transformers.AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(JudgeError, match=r"'org/tiny' cannot judge.*take a plain transformer"):
         LocalJudge(wrap(network, chat_tokenizer("digits"), source="org/tiny")).score(TRAIT, ["q"], ["a"])
+
+
+FACETS = TRAIT.model_copy(update={"facets": {"sighing": "Sighs.", "slamming": "Slams a door."}})
+
+
+def test_facets_are_the_expected_numbers_of_their_own_questions(exact: None, tmp_path: Path) -> None:
+    model = chat_model("numbers")
+    with JudgeCache(tmp_path / "c.sqlite") as cache:
+        judge = LocalJudge(model, min_mass=1e-6, cache=cache)
+        read = FacetJudge(judge).read_facets(FACETS, ["q"] * 4, ANSWERS, style="chat")
+        for answer, one in zip(ANSWERS, read, strict=True):
+            for facet, found in one.items():
+                prompt = facet_prompt(FACETS, facet, "q", answer, "chat")
+                assert judge.read([prompt])[prompt].mean == found.score  # type: ignore[union-attr]
+                assert found.shown == (found.score is not None and found.score >= 50)
+        assert (cache.counts().entries, judge.usage.cached) == (8, 8)
+    text = f"<|user|>{facet_prompt(FACETS, 'slamming', 'q', ANSWERS[0], 'chat')}<|end|><|assistant|>"
+    odds = by_brute_force(model, "numbers", model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    wanted = sum(number * p for number, p in odds.items()) / sum(odds.values())
+    assert read[0]["slamming"].score == pytest.approx(wanted, abs=1e-2)
+
+
+def test_prompts_of_a_facet_share_what_comes_before_the_texts() -> None:
+    model = chat_model("numbers")
+    with counting(model) as seen:
+        LocalJudge(model).read([facet_prompt(FACETS, "sighing", "q", answer, "chat") for answer in ANSWERS])
+    opening = facet_prompt(FACETS, "sighing", "q", "", "chat").partition("<prompt>")[0]
+    alone = len(model.tokenizer(f"<|user|>{opening}", add_special_tokens=False)["input_ids"])
+    whole = [model.tokenizer(facet_prompt(FACETS, "sighing", "q", a, "chat"))["input_ids"] for a in ANSWERS]
+    assert alone > 150
+    assert sum(seen) < sum(map(len, whole)) - 2 * alone
 
 
 def test_names_tell_hub_models_and_revisions() -> None:

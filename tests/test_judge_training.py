@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import traitline as tl
 from traitline.errors import InputError
 from traitline.judges.distilled import DistilledJudge
 from traitline.judges.encoder import BASE
-from traitline.judges.training import augment
+from traitline.judges.training import augment, teacher
 from traitline.judges.training.__main__ import main
+from traitline.judges.training.continuations import continued
 from traitline.judges.training.figures import agreement, delta_table
 from traitline.judges.training.rows import TABLES, cut_tail, read_rows
+from traitline.judges.training.teacher import Design
 
 TRAITS = ("evil", "sycophantic", "impolite", "humorous")
 MODELS = {"transfer_posttrained": ("Olmo-3-7B-Instruct", "Olmo-3-7B-Instruct-DPO")}
@@ -103,7 +107,49 @@ def test_variants_keep_labels_only_where_the_answer_still_says_the_same(tables: 
     spliced = augment.spliced(rows, 2.0, rng)
     assert len(spliced.answers) == 2 * len(rows)
     assert not any(spliced.labelled)
+    short = augment.shortened(rows, 0.5, rng)
+    assert len(short.answers) == round(0.5 * len(rows))
+    assert all(len(text.split()) <= 12 for text in short.answers)
+    assert not any(short.labelled)
     assert augment.raw(rows).answers == []
+
+
+class _Letters:
+    """A tokenizer of bytes, in place of SmolLM2's."""
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        return [[10 + byte for byte in text.encode()] for text in texts]
+
+    def texts(self, ids: list[list[int]]) -> list[str]:
+        return [bytes(max(one - 10, 0) % 128 for one in some).decode() for some in ids]
+
+
+def test_a_continued_answer_begins_as_a_published_one_and_ends_as_the_model_does(tables: Path) -> None:
+    rows = read_rows(tables)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=266, **shape)).eval()
+    first, second = (continued(rows, 12, model, _Letters(), seed=3, together=5) for _ in range(2))  # type: ignore[arg-type]
+    assert first == second
+    assert len(first.answers) >= 11
+    assert not any(first.labelled)
+    for question, answer, i in zip(first.questions, first.answers, first.origin, strict=True):
+        assert question == rows["question"][i]
+        assert answer != rows["answer"][i]
+    assert sum(answer.startswith(" would ") for answer in first.answers) > len(first.answers) / 2
+
+
+@pytest.mark.parametrize("design", [Design(), Design(causal=True), Design(focused=True)])
+def test_what_a_teacher_says_of_an_answer_does_not_depend_on_its_padding(
+    design: Design, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "BLOCKS", 2)
+    network = teacher.Teacher(design).eval()
+    ids, starts, lengths = torch.arange(60).reshape(2, 30), torch.tensor([8, 9]), torch.tensor([30, 20])
+    with torch.no_grad():
+        together, alone = network(ids, starts, lengths)[1], network(ids[1:, :20], starts[1:], lengths[1:])[0]
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert together.std() > 1e-3
 
 
 def test_figures_of_a_judge_that_is_2_points_high_say_so(tables: Path) -> None:

@@ -375,6 +375,32 @@ def test_truncated_files_are_named(done: Study, tmp_path: Path) -> None:
         read_rows(path)
 
 
+def test_a_judge_that_does_not_know_a_trait_stops_the_study_before_anything_is_generated(tmp_path: Path) -> None:
+    class Narrow(CountingJudge):
+        def score(self, trait: Any, *args: Any, **options: Any) -> Any:
+            raise InputError(f"not trained on {trait.name!r}")
+
+    study = Study.from_yaml(make_study(tmp_path), out=tmp_path / "run")
+    with pytest.raises(InputError, match="not trained on"):
+        run(study, Narrow())
+    assert not list(study.out.glob("cells/**/*.parquet"))
+    assert not list(study.out.rglob("*.unjudged.parquet"))
+
+
+def test_the_judges_own_error_stands_in_the_tables_and_bounds_what_is_steerable(done: Study, tmp_path: Path) -> None:
+    class Unsure(CountingJudge):
+        def delta_error(self, trait: Any) -> float:
+            return 101.0
+
+    assert pd.read_csv(done.out / "tables/emergence.csv")["judge_error"].isna().all()
+    study = Study.from_yaml(make_study(tmp_path), out=tmp_path / "run")
+    run(study, Unsure())
+    for name in ("emergence", "transfer"):
+        table = pd.read_csv(study.out / f"tables/{name}.csv")
+        assert (table["judge_error"] == 101).all()
+        assert not table["steerable"].dropna().any()
+
+
 def test_status_tells_every_cell(done: Study) -> None:
     status = done.status()
     assert len(status) == 12 + 4

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traitline import analysis
-    from traitline.api import capture, elicit, extract, generate, judge, stream, trait
+    from traitline.api import capture, elicit, extract, facet_judge, generate, judge, stream, trait
     from traitline.errors import InputError, JudgeError, ModelError, StoreError, TraitlineError
     from traitline.judges import Judge, Score
     from traitline.lineages import Lineage, load_lineage
@@ -42,7 +42,7 @@ __version__ = version("traitline")
 
 _HOMES = {
     "traitline": ["analysis"],
-    "traitline.api": ["capture", "elicit", "extract", "generate", "judge", "stream", "trait"],
+    "traitline.api": ["capture", "elicit", "extract", "facet_judge", "generate", "judge", "stream", "trait"],
     "traitline.errors": ["InputError", "JudgeError", "ModelError", "StoreError", "TraitlineError"],
     "traitline.judges": ["Judge", "Score"],
     "traitline.lineages": ["Lineage", "load_lineage"],
@@ -88,6 +88,7 @@ __all__ = [
     "export_hub",
     "export_pt",
     "extract",
+    "facet_judge",
     "generate",
     "import_gguf",
     "import_hub",

@@ -16,7 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from traitline.errors import InputError
-from traitline.judges import Judge, make_judge
+from traitline.judges import Judge, default_judge, make_judge
+from traitline.judges.base import Annotator
+from traitline.judges.facets import make_facet_judge
 from traitline.lineages import Checkpoint, Lineage
 from traitline.models import Calibration, Generation, Model, Prompt, Row, calibrate, capture_rows, encode, generate_rows
 from traitline.models.prompts import encode_response
@@ -47,8 +49,8 @@ def trait(name: str | Path) -> Trait:
     return load_trait(name)
 
 
-def judge(name: str, cache: str | Path | None = None) -> Judge:
-    """Return a judge by name, for example `openai:gpt-4.1-mini` or `nano`.
+def judge(name: str = "distilled", cache: str | Path | None = None) -> Judge:
+    """Return a judge by name, for example `openai:gpt-4.1-mini` or `nano`; the embedded one where none is named.
 
     Args:
         name: kind and model.
@@ -61,12 +63,26 @@ def judge(name: str, cache: str | Path | None = None) -> Judge:
     return make_judge(name, Path(cache) if cache is not None else None)
 
 
+def facet_judge(name: str, cache: str | Path | None = None) -> Annotator:
+    """Return who tells which facets of a trait a text shows: `openai:<model>`, `local:<model>`, or `nano` on its own texts.
+
+    Args:
+        name: kind and model, as for `judge`.
+        cache: SQLite file in which every answer is kept.
+
+    Raises:
+        InputError: no such judge, or one that knows no facets.
+        JudgeError: it cannot be used, for example without a key.
+    """
+    return make_facet_judge(name, Path(cache) if cache is not None else None)
+
+
 def elicit(
     model: Model,
     trait: Trait,
     strategy: str = "character",
     *,
-    judge: Judge,
+    judge: Judge | None = None,
     samples: int = 1,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
@@ -79,7 +95,7 @@ def elicit(
         model: the network to elicit from; prompted with its chat template where it has one, else plainly.
         trait: whose contrasts and `elicit` questions to use.
         strategy: `instruction`, `character`, `dialogue` or `story`.
-        judge: who scores the answers.
+        judge: who scores the answers; the embedded one where left out.
         samples: responses per contrast, question and polarity.
         max_new_tokens: where a response is cut.
         temperature: 0 is greedy.
@@ -98,7 +114,7 @@ def elicit(
     if not rows:
         raise InputError(f"trait {trait.name!r} has no 'elicit' questions for strategy {strategy!r}; add some to its file")
     tables = [generate_table(model, batch, sampling, seed=seed) for batch in batches(rows, batch_rows)]
-    scored = score_table(pd.concat(tables, ignore_index=True), judge, {trait.name: trait})
+    scored = score_table(pd.concat(tables, ignore_index=True), judge or make_judge(default_judge()), {trait.name: trait})
     return scored.assign(accepted=accepted(scored))
 
 

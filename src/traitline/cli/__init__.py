@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from traitline.cli import doctor, lineages, models, reproduce, steer, studies, traits, vectors
+from traitline.cli import doctor, judges, lineages, models, reproduce, steer, studies, traits, vectors
 from traitline.cli.console import note, say
 from traitline.errors import InputError, TraitlineError
 
@@ -56,6 +56,7 @@ app.command()(steer.steer)
 app.add_typer(vectors.app)
 app.add_typer(traits.app)
 app.add_typer(lineages.app)
+app.add_typer(judges.app)
 app.command()(doctor.doctor)
 
 

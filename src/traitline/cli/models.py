@@ -41,8 +41,10 @@ class Dose(StrEnum):
 def extract(
     model: ModelArgument,
     trait: Annotated[str, typer.Option(help="A packaged trait's name, or a trait file.")],
-    judge: Annotated[str, typer.Option(help="openai:MODEL, local:MODEL, distilled, words, or nano.")],
     out: Annotated[Path, typer.Option(help="The vector file to write, .safetensors; never overwritten.")],
+    judge: Annotated[
+        str | None, typer.Option(help="Who scores, for example openai:MODEL or local:MODEL; nano on nano, else distilled.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="How the trait is elicited.")] = "character",
     revision: RevisionOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses per contrast, question and polarity.")] = 1,
@@ -53,13 +55,14 @@ def extract(
 ) -> None:
     """Elicit a trait from a model, judge what it says, and save the persona vector."""
     import traitline as tl
+    from traitline.judges import default_judge
     from traitline.nano.pretrain import cache_folder
 
     new_file(out)
     looked_for = tl.trait(trait)
     looked_for.texts(strategy)
     source, revision = located(model, revision)
-    scorer = tl.judge(judge, cache=cache_folder().parent / "judge-cache.sqlite")
+    scorer = tl.judge(judge or default_judge(model.partition(":")[0]), cache=cache_folder().parent / "judge-cache.sqlite")
     loaded = tl.load_model(source, revision)
     note(f"eliciting {looked_for.name} from {loaded!r}")
     rows = tl.elicit(

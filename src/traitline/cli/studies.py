@@ -46,7 +46,9 @@ def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
         return
-    say(f"{found['study']}: lineage {found['lineage']}, {len(found['checkpoints'])} checkpoints, judge {planned.config.judge}")
+    facets = f", facet judge {planned.config.facet_judge}" if planned.config.facet_judge else ""
+    judges = f"judge {planned.config.judge}{facets}"
+    say(f"{found['study']}: lineage {found['lineage']}, {len(found['checkpoints'])} checkpoints, {judges}")
     say(f"traits {', '.join(found['traits'])}; strategies {', '.join(found['strategies'])}")
     takes = ("phase", ">rows, at most", ">new tokens, at most", ">judge calls, at most", ">disk", ">download", ">money")
     print_table("What it takes", takes, [_phase(*one) for one in [*found["phases"].items(), ("total", found["total"])]])
@@ -119,11 +121,13 @@ def _run(name: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         states = {"complete": outcome.complete, "no_vector": outcome.no_vector, "failed": len(outcome.failed)}
         found = {"run": study.out.resolve(), "report": page, "states": states, "failures": outcome.failed, "verdicts": verdicts}
-        print_json(found)
+        print_json({**found, "notes": outcome.notes})
     else:
         rows = [(one["trait"], one["strategy"], one["sentence"]) for one in verdicts]
         print_table("When each trait became steerable", ("trait", "strategy", "verdict"), rows, lines=True)
         say(page)
+    for one in outcome.notes:
+        note(one)
     if outcome.failed:
         note(f"{len(outcome.failed)} cells failed; run the same command again to retry only those")
         for reason in outcome.failed:

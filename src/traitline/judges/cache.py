@@ -1,8 +1,9 @@
 """The judge cache: one SQLite file that keeps every judgement, so that none is paid for twice.
 
-Knows keys, JSON values and what they cost. Leaves to each judge what a value holds, and to the caller where the file lies.
-A key is the hash of who judges and of all that was asked; no key of a service, address or prompt is stored. A judgement is on
-the disk when `put` returns; what several threads put at once is written together, as waiting for the disk is most of the cost.
+Knows keys, JSON values and what they cost. Leaves the file's tables to `schema.py`, to each judge what a value holds, and to
+the caller where the file lies. A key is the hash of who judges and of all that was asked; no key of a service or address is
+stored. A judgement is on the disk when `put` returns; what several threads put at once is written together, as waiting for the
+disk is most of the cost. What was paid is kept in the same transaction, so that a budget outlives its process.
 Many threads may share one `JudgeCache`, and several processes one file.
 """
 
@@ -21,32 +22,32 @@ from types import TracebackType
 from typing import Any, Self
 
 from traitline.errors import StoreError
+from traitline.judges import schema
 from traitline.judges.claims import Claims
+from traitline.judges.spending import Spending
 
 Json = Any
 """Anything `json.dumps` takes."""
 
-_Row = tuple[str, str, int, int, int]
-"""Key, value as JSON, requests, prompt tokens, completion tokens."""
+_Row = tuple[str, str, Spending, str]
+"""Key, value as JSON, what it cost, and who paid: a model's name, or nobody."""
 
 BUSY_SECONDS = 30.0
-_SCHEMA_VERSION = 1
 _KEYS_PER_QUERY = 500
-_SCHEMA = """
-CREATE TABLE judgements (
-    key TEXT PRIMARY KEY,
-    value TEXT NOT NULL,
-    requests INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL
-) WITHOUT ROWID
-"""
 _PUT = """
 INSERT INTO judgements VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
     requests = requests + excluded.requests,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+_SPEND = """
+INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (payer, batch) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens
 """
 _TOTALS = """
 SELECT count(*), coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
@@ -136,21 +137,44 @@ class JudgeCache:
             self._misses += len(wanted) - len(found)
         return found
 
+    def found(self, keys: Iterable[str]) -> set[str]:
+        """Return those keys that are in the cache; counts neither hits nor misses."""
+        with self._open() as connection:
+            return {
+                key
+                for chunk in _chunks(list(dict.fromkeys(keys)))
+                for (key,) in connection.execute(
+                    f"SELECT key FROM judgements WHERE key IN ({','.join('?' * len(chunk))})",  # noqa: S608
+                    chunk,
+                )
+            }
+
     def holds(self, keys: Iterable[str]) -> bool:
         """Return whether all keys are in the cache; counts neither hits nor misses."""
-        wanted = list(dict.fromkeys(keys))
-        with self._open() as connection:
-            return all(
-                len(chunk)
-                == connection.execute(
-                    f"SELECT count(*) FROM judgements WHERE key IN ({','.join('?' * len(chunk))})",  # noqa: S608
-                    chunk,
-                ).fetchone()[0]
-                for chunk in _chunks(wanted)
-            )
+        wanted = set(keys)
+        return self.found(wanted) == wanted
 
-    def put(self, key: str, value: Json, *, requests: int = 1, prompt_tokens: int = 0, completion_tokens: int = 0) -> Json:
+    def put(
+        self,
+        key: str,
+        value: Json,
+        *,
+        requests: int = 1,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        cached_tokens: int = 0,
+        payer: str = "",
+    ) -> Json:
         """Store a judgement durably, with what it cost.
+
+        Args:
+            key: see `cache_key`.
+            value: what `json.dumps` takes.
+            requests: how many it took.
+            prompt_tokens: tokens sent for it.
+            completion_tokens: tokens received for it.
+            cached_tokens: those of the sent ones that may have cost less.
+            payer: the model that the cost counts for in `spent`; nobody pays where left out.
 
         Returns:
             The value the cache now holds: `value`, or the one another process stored under this key before.
@@ -159,7 +183,8 @@ class JudgeCache:
             StoreError: the judgement could not be written, for example on a full disk.
         """
         me = object()
-        self._waiting[me] = key, json.dumps(value, allow_nan=False), requests, prompt_tokens, completion_tokens
+        cost = Spending(requests, prompt_tokens, completion_tokens, cached_tokens)
+        self._waiting[me] = key, json.dumps(value, allow_nan=False), cost, payer
         try:
             with self._open() as connection:
                 if me in self._waiting:  # no other thread has stored it in the meantime
@@ -181,9 +206,37 @@ class JudgeCache:
         Raises:
             StoreError: they could not be written, for example on a full disk.
         """
-        rows = [(key, json.dumps(value, allow_nan=False), 0, 0, 0) for key, value in values.items()]
+        rows = [(key, json.dumps(value, allow_nan=False), Spending(), "") for key, value in values.items()]
         with self._open() as connection:
             return _store(connection, rows)
+
+    def spend(self, payer: str, cost: Spending) -> None:
+        """Note, durably, what was paid for nothing that is kept: an answer of no use, or a probe.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        if cost != Spending():
+            with self.transaction() as connection:
+                record_spending(connection, payer, cost)
+
+    def spent(self) -> dict[tuple[str, bool], Spending]:
+        """Return what was ever paid on this file, by (payer, by batch or not); `""` paid before payers were noted."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT payer, batch, requests, prompt_tokens, completion_tokens, cached_tokens FROM spending"
+            ).fetchall()
+        return {(payer, bool(batch)): Spending(*numbers) for payer, batch, *numbers in rows}
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write several things, all of them or none.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        with self._open() as connection, _whole(connection):
+            yield connection
 
     def counts(self) -> CacheCounts:
         """Return hits and misses since opening, and what all judgements in the file have cost."""
@@ -218,15 +271,11 @@ class JudgeCache:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         _enter_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version != (_SCHEMA_VERSION if tables else 0):
-            raise StoreError(f"{str(self.path)!r} is an SQLite file but not a judge cache of this version; give another path")
-        if not tables:
-            connection.execute(_SCHEMA)
-            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-        connection.execute("COMMIT")
+        with _whole(connection):
+            if not schema.bring_up_to_date(connection):
+                raise StoreError(
+                    f"{str(self.path)!r} is an SQLite file but not a judge cache of this version; give another path"
+                )
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -261,16 +310,47 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _store(connection: sqlite3.Connection, rows: Sequence[_Row]) -> dict[str, Json]:
-    """Store all rows or none; return the values that their keys now have."""
+@contextmanager
+def _whole(connection: sqlite3.Connection) -> Iterator[None]:
+    """Keep all of what is written within, or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany(_PUT, rows)
+        yield
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _store(connection: sqlite3.Connection, rows: Sequence[_Row]) -> dict[str, Json]:
+    """Store all rows or none; return the values that their keys now have."""
+    with _whole(connection):
+        record_judgements(connection, rows)
     return _values(connection, [row[0] for row in rows])
+
+
+def record_judgements(connection: sqlite3.Connection, rows: Sequence[_Row], *, batch: bool = False) -> None:
+    """Write judgements and what they cost, within the caller's transaction.
+
+    Args:
+        connection: from `JudgeCache.transaction`.
+        rows: key, value as JSON, cost, payer.
+        batch: whether the provider's batch endpoint answered them.
+    """
+    numbers = [(key, value, cost.requests, cost.prompt_tokens, cost.completion_tokens) for key, value, cost, _ in rows]
+    connection.executemany(_PUT, numbers)
+    totals: dict[str, Spending] = {}
+    for _, _, cost, payer in rows:
+        if payer:
+            totals[payer] = totals.get(payer, Spending()) + cost
+    for payer, cost in totals.items():
+        record_spending(connection, payer, cost, batch=batch)
+
+
+def record_spending(connection: sqlite3.Connection, payer: str, cost: Spending, *, batch: bool = False) -> None:
+    """Write what was paid, within the caller's transaction."""
+    numbers = (cost.requests, cost.prompt_tokens, cost.completion_tokens, cost.cached_tokens)
+    connection.execute(_SPEND, (payer, batch, *numbers))
 
 
 def _values(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Json]:

@@ -1,59 +1,51 @@
 """One OpenAI-compatible chat server: a question goes in, a short answer with its token probabilities comes out.
 
-Knows the `openai` client, retries, waits, and when to give up. Leaves addresses to `address.py`, keys to `secrets.py`, what a
-failure means to `failures.py`, reading an answer to `completion.py` and `numbers.py`, and to `openai.py` what is asked. The
-client's own retries are off: here they are counted, jittered, stopped when the caller gives up, and a wait that a server asks
-for holds back every thread, not one. Redirections are not followed: what is judged goes to the given address and to no other.
-
-Requests run on an event loop of their own, which can drop one at any moment: a server that sends a byte now and then cannot
-keep a request alive beyond its time, as it could with a timeout between bytes.
+Knows retries, waits, and when to give up: retries are counted, jittered, stopped when the caller gives up, and a wait that a
+server asks for holds back every thread, not one. Leaves sending to `connection.py`, turns to `pace.py`, what a failure means to
+`failures.py`, reading an answer to `completion.py` and `numbers.py`, and to `openai.py` what is asked.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import re
 import threading
 import time
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from traitline.errors import InputError, JudgeError
-from traitline.judges.address import URL_VARIABLE, on_this_machine, server_url, shown
+from traitline.errors import JudgeError
+from traitline.judges.address import shown
 from traitline.judges.completion import read_completion
+from traitline.judges.connection import Connection
 from traitline.judges.failures import Failure, fit_to_show, refused, unconnected
 from traitline.judges.numbers import Position
-from traitline.judges.secrets import KEY_VARIABLE, keep_out_of_logs, key_from_environment
+from traitline.judges.pace import LONGEST_WAIT_SECONDS, WORTH_TELLING_SECONDS, Pace
+from traitline.judges.spending import Spending
 from traitline.judges.waits import asked_wait_seconds
 
 if TYPE_CHECKING:
     import openai
 
-LONGEST_WAIT_SECONDS = 120.0
 GIVE_UP_AFTER = 20
 """Questions in a row that a server may leave without an answer, each after all its retries, before it is taken to be gone."""
 
 THINKING_TOKENS = 2048
 """What a server is allowed to spend that counts a model's thinking in the length of its answer."""
 
-WORTH_TELLING_SECONDS = 15.0
 _log = logging.getLogger(__name__)
 _NOT_TAKEN = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: its text, its tokens (None where the server gave no probabilities), and what it cost."""
+    """An answer: its text, its tokens (None where the server gave no probabilities), and what it cost with all retries."""
 
     text: str
     positions: tuple[Position, ...] | None
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
+    spent: Spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +57,14 @@ class Usage:
         cached: judgements taken from the cache instead.
         prompt_tokens: tokens sent, as the server counts them.
         completion_tokens: tokens received.
+        cached_tokens: those of the sent ones that the server had read before, and may charge less for.
     """
 
     requests: int = 0
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class ChatServer:
@@ -100,39 +94,17 @@ class ChatServer:
         backoff_seconds: float,
         patience_seconds: float,
     ) -> None:
-        import openai
-
         self.model = model
-        self.url = server_url(base_url)
-        local = on_this_machine(self.url)
-        self._key = key_from_environment()
-        if not self._key and not local:
-            raise JudgeError(
-                f"the judge at {shown(self.url)} needs a key; set the environment variable {KEY_VARIABLE}, "
-                f"or point {URL_VARIABLE} at a server on this machine"
-            )
-        try:
-            self._client = openai.AsyncOpenAI(
-                api_key=self._key.reveal() or "none",
-                base_url=self.url,
-                timeout=openai.Timeout(timeout_seconds, connect=timeout_seconds / 2),
-                max_retries=0,
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, follow_redirects=False),
-            )
-        except (ValueError, ImportError) as error:
-            raise InputError(f"a proxy or a certificate that the environment names cannot be used: {error}") from None
-        keep_out_of_logs(self._key)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_run, args=(self._loop,), name="traitline-requests", daemon=True)
-        self._thread.start()
-        self._end = weakref.finalize(self, _end, self._loop, self._client)
+        self.connection = Connection(base_url, timeout_seconds=timeout_seconds)
+        self.url = self.connection.url
+        self._key = self.connection.key
         self._timeout_seconds = timeout_seconds
         self._patience_seconds = patience_seconds
         self._max_retries = max_retries
         self._backoff_seconds = backoff_seconds
         self._lock = threading.Lock()
         self._usage = Usage()
-        self._hold_until = 0.0
+        self._pace = Pace()
         self._told_until = 0.0
         self._without_answer = 0
         self._not_taken: frozenset[str] = frozenset()
@@ -148,8 +120,7 @@ class ChatServer:
 
     def close(self) -> None:
         """Close the connections."""
-        self._end()
-        self._thread.join(timeout=self._timeout_seconds)
+        self.connection.close()
 
     def ask(
         self, prompt: str, settings: Mapping[str, Any], stop: threading.Event, *, needs_positions: bool = False
@@ -181,22 +152,27 @@ class ChatServer:
 
     def _ask(self, prompt: str, settings: Mapping[str, Any], stop: threading.Event, needs_positions: bool) -> Reply | Failure:
         failure = Failure("unavailable", "stopped")
-        failed = retries = requests = 0
+        failed = retries = 0
+        spent = Spending()
         patient_until = time.monotonic() + self._patience_seconds
         while not stop.is_set():
-            self._wait_for_turn(stop)
-            adapted = self._adapted(settings)
-            requests += 1
-            outcome = self._send(prompt, adapted, requests)
+            with self._pace.turn(stop):
+                if stop.is_set():
+                    break
+                adapted = self.adapted(settings)
+                outcome = self._send(prompt, adapted)
             if isinstance(outcome, JudgeError):
                 raise outcome
             if isinstance(outcome, Reply):
+                spent += outcome.spent
                 if outcome.positions is not None or not needs_positions:
-                    return outcome
+                    return replace(outcome, spent=spent)
                 outcome = Failure("no probabilities in the answer", ""), None
-            failure, server_wait = outcome
+            else:
+                spent += Spending(requests=1)
+            failure, server_wait = replace(outcome[0], spent=spent), outcome[1]
             if failure.rejected:
-                if self._learn(failure.detail, adapted):
+                if self.learn(failure.detail, adapted):
                     continue
                 return failure
             pause = min(60.0, self._backoff_seconds * 2 ** min(failed, 30)) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -212,15 +188,13 @@ class ChatServer:
                 stop.wait(pause)
         return failure
 
-    def _send(
-        self, prompt: str, settings: Mapping[str, Any], requests: int
-    ) -> Reply | tuple[Failure, float | None] | JudgeError:
+    def _send(self, prompt: str, settings: Mapping[str, Any]) -> Reply | tuple[Failure, float | None] | JudgeError:
         """Send one request; errors come back as values, so that none drags a request with its key along."""
         import openai
 
-        self._count(requests=1)
+        self._count(Spending(requests=1))
         try:
-            content = asyncio.run_coroutine_threadsafe(self._post(prompt, settings), self._loop).result()
+            answer = self.connection.request("POST", "/chat/completions", self.body(prompt, settings))
         except openai.APIStatusError as error:
             failure = refused(error, self, self.url, self._key)
             return failure if isinstance(failure, JudgeError) else (failure, self._held(failure, error))
@@ -230,33 +204,24 @@ class ChatServer:
             return unconnected(error.__cause__ or error, self.url, self._key), None
         except openai.OpenAIError as error:
             return Failure("unavailable", fit_to_show(str(error), self._key)), None
-        found = read_completion(content)
+        found = read_completion(answer.content)
+        self._pace.note(answer.headers, found.prompt_tokens + found.completion_tokens if found else None)
         if found is None:
             return Failure("unavailable", "the server's answer is not a chat completion"), None
-        self._count(prompt_tokens=found.prompt_tokens, completion_tokens=found.completion_tokens)
-        return Reply(self._key.blotted_out(found.text), found.positions, requests, found.prompt_tokens, found.completion_tokens)
+        tokens = Spending(0, found.prompt_tokens, found.completion_tokens, found.cached_tokens)
+        self._count(tokens)
+        return Reply(self._key.blotted_out(found.text), found.positions, tokens + Spending(requests=1))
 
-    async def _post(self, prompt: str, settings: Mapping[str, Any]) -> bytes:
-        """Return the body of the answer.
-
-        Raises:
-            TimeoutError: it was not there whole within `timeout_seconds`.
-            OpenAIError: the server could not be reached, broke off, or refused.
-        """
-        import openai
-
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], **settings}
-        async with asyncio.timeout(self._timeout_seconds):
-            answer = await self._client.post("/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=body)
-        return bytes(answer.content)
+    def body(self, prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the body of the request that asks one question, in settings that were `adapted`."""
+        return {"model": self.model, "messages": [{"role": "user", "content": prompt}], **settings}
 
     def _held(self, failure: Failure, error: openai.APIStatusError) -> float | None:
         """Hold everybody back for as long as the server asks to be left alone; return the seconds."""
         wait = asked_wait_seconds(error.response.headers) if not failure.rejected else None
         if wait is not None:
             wait = min(max(wait, self._backoff_seconds), LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.1)  # noqa: S311
-            with self._lock:
-                self._hold_until = max(self._hold_until, time.monotonic() + wait)
+            self._pace.hold(wait)
         return wait
 
     def _tell(self, failure: Failure, wait: float) -> None:
@@ -270,18 +235,14 @@ class ChatServer:
             "judge model %s does not answer (%s); asking again in %.0f s", self, failure.detail or failure.reason, wait
         )
 
-    def _wait_for_turn(self, stop: threading.Event) -> None:
-        while (wait := self._hold_until - time.monotonic()) > 0 and not stop.wait(wait):
-            pass
-
-    def _adapted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def adapted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Word the settings as this server takes them."""
         adapted = {name: value for name, value in settings.items() if name not in self._not_taken}
         if "max_tokens" in self._not_taken:
             adapted["max_completion_tokens"] = THINKING_TOKENS
         return adapted
 
-    def _learn(self, said: str, sent: Mapping[str, Any]) -> bool:
+    def learn(self, said: str, sent: Mapping[str, Any]) -> bool:
         """Note a setting that the server says it does not take and that can be left out; True when there is one."""
         if not _NOT_TAKEN.search(said):
             return False
@@ -290,27 +251,13 @@ class ChatServer:
             self._not_taken |= named
         return bool(named)
 
-    def _count(self, requests: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+    def _count(self, spent: Spending) -> None:
         with self._lock:
             was = self._usage
             self._usage = Usage(
-                was.requests + requests,
+                was.requests + spent.requests,
                 0,
-                was.prompt_tokens + prompt_tokens,
-                was.completion_tokens + completion_tokens,
+                was.prompt_tokens + spent.prompt_tokens,
+                was.completion_tokens + spent.completion_tokens,
+                was.cached_tokens + spent.cached_tokens,
             )
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, client: openai.AsyncOpenAI) -> None:
-    """Close the connections and stop the loop, without waiting for either: this may run on any thread."""
-
-    async def close() -> None:
-        await client.close()
-        loop.stop()
-
-    asyncio.run_coroutine_threadsafe(close(), loop)

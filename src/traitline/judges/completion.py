@@ -17,12 +17,16 @@ from traitline.judges.numbers import Position
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer: its text, its tokens (None where the server gave no probabilities), and the tokens it cost."""
+    """An answer: its text, its tokens (None where the server gave no probabilities), and the tokens it cost.
+
+    `cached_tokens` are those of the prompt that the server had read before and may charge less for.
+    """
 
     text: str
     positions: tuple[Position, ...] | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 def read_completion(content: bytes) -> Completion | None:
@@ -33,11 +37,14 @@ def read_completion(content: bytes) -> Completion | None:
         return None
     choice = body.choices[0]
     spent = body.usage if isinstance(body.usage, dict) else {}
+    details = spent.get("prompt_tokens_details")
+    prompt_tokens = _count(spent.get("prompt_tokens"))
     return Completion(
         choice.message.content or "",
         choice.positions(),
-        _count(spent.get("prompt_tokens")),
+        prompt_tokens,
         _count(spent.get("completion_tokens")),
+        min(prompt_tokens, _count(details.get("cached_tokens")) if isinstance(details, dict) else 0),
     )
 
 

@@ -214,7 +214,7 @@ def pack(network: Encoder, base: Encoder) -> dict[str, Tensor]:
     ours, theirs = network.state_dict(), base.state_dict()
     for name in trained_names(network):
         difference = ours[name].float().cpu() - theirs[name].float().cpu()
-        if difference.numel() % _GROUP or difference.ndim < 2 or name.startswith(("heads.", "focus.")):
+        if difference.numel() % _GROUP or difference.ndim < 2 or name.startswith("heads."):
             packed[name] = difference.half()
         else:
             packed[f"{name}|codes"], packed[f"{name}|scales"] = _to_4_bits(difference)

@@ -6,12 +6,13 @@ Knows HTTP's status codes and the errors of the client libraries. Leaves to `cha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from traitline.errors import JudgeError
 from traitline.judges.address import URL_VARIABLE, led_to, proxied
 from traitline.judges.secrets import KEY_VARIABLE, Key
+from traitline.judges.spending import Spending
 
 if TYPE_CHECKING:
     import openai
@@ -38,6 +39,7 @@ class Failure:
         rejected: the server took the request and would not answer it; asking again will not help.
         unreachable: nothing answered at the address.
         put_off: the server said that there are too many requests.
+        spent: what answers cost that could not be used.
     """
 
     reason: str
@@ -45,6 +47,7 @@ class Failure:
     rejected: bool = False
     unreachable: bool = False
     put_off: bool = False
+    spent: Spending = field(default_factory=Spending)
 
 
 def refused(error: openai.APIStatusError, server: object, url: str, key: Key) -> Failure | JudgeError:
@@ -56,19 +59,30 @@ def refused(error: openai.APIStatusError, server: object, url: str, key: Key) ->
         url: its address.
         key: what no message may hold.
     """
-    status = error.status_code
     said = fit_to_show(error.message, key)
-    remedy = _REMEDIES.get(402 if error.code == "insufficient_quota" else status)
+    if 300 <= error.status_code < 400:
+        target = fit_to_show(led_to(url, error.response.headers.get("location", "")), key)
+        return JudgeError(
+            f"judge model {server} is redirected to {target} (HTTP {error.status_code}), and redirections are not followed; "
+            f"check the server's address ({URL_VARIABLE})"
+        )
+    return meaning(error.status_code, said, error.code, server)
+
+
+def meaning(status: int, said: str, code: str | None, server: object) -> Failure | JudgeError:
+    """Tell what an HTTP status means that is neither success nor a redirection.
+
+    Args:
+        status: HTTP's.
+        said: the server's message, fit to show.
+        code: the server's own name for the error.
+        server: what messages call the server.
+    """
+    remedy = _REMEDIES.get(402 if code == "insufficient_quota" else status)
     if status == 403 and _FLAGGED.search(said):
         return Failure("rejected (HTTP 403)", said, rejected=True)
     if remedy is not None:
         return JudgeError(f"judge model {server} was refused with HTTP {status} ({said}); {remedy}")
-    if 300 <= status < 400:
-        target = fit_to_show(led_to(url, error.response.headers.get("location", "")), key)
-        return JudgeError(
-            f"judge model {server} is redirected to {target} (HTTP {status}), and redirections are not followed; "
-            f"check the server's address ({URL_VARIABLE})"
-        )
     if status < 500 and status not in _PASSING:
         return Failure(f"rejected (HTTP {status})", said, rejected=True)
     return Failure("unavailable", f"HTTP {status}: {said}", put_off=status == 429)

@@ -10,6 +10,7 @@ pairs of groups, if each were large. What the small size of the groups explains 
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from traitline.errors import InputError
 from traitline.files import write_whole
 from traitline.judges.base import Purpose
 from traitline.judges.fitted import CARD, LINES, Features
+from traitline.judges.labels import read_cell
 from traitline.traits.trait import Trait
 
 LEAST_ROWS, LEAST_QUESTIONS = 50, 8
@@ -33,6 +35,7 @@ STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 PARTS = 5
 _OF_NORMAL_PAIRS = 2 / np.sqrt(np.pi)
 """Mean absolute difference of two draws from a normal distribution, in standard deviations."""
+_NEEDED = ("question", "answer", "trait_score")
 _PURPOSES: tuple[Purpose, Purpose] = ("accept", "evaluate")
 Floats = npt.NDArray[np.float64]
 
@@ -96,11 +99,42 @@ def fit_judge(trait: Trait, rows: pd.DataFrame, directory: Path, *, seed: int = 
     return card
 
 
-def _checked(rows: pd.DataFrame) -> pd.DataFrame:
-    absent = [name for name in ("question", "answer", "trait_score") if name not in rows]
+def read_labelled(path: Path, trait: Trait) -> pd.DataFrame:
+    """Read labelled answers from a CSV (a sheet of `traitline judges sheet`, say) or a parquet file.
+
+    Several labels of one answer are averaged. Where there is a column `trait`, other traits' rows are left out.
+
+    Returns:
+        question, answer and trait_score, and `group` and `condition` where the file has them.
+
+    Raises:
+        InputError: no such file, a column that is missing, a label that is no number, or no row of the trait.
+    """
+    try:
+        rows = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, sep=None, engine="python", dtype=str)
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"the labelled answers {str(path)!r} cannot be read: {error}") from error
+    rows = rows if "answer" in rows else rows.rename(columns={"response": "answer"})
+    absent = [name for name in _NEEDED if name not in rows]
     if absent:
-        raise InputError(f"the labelled answers have no column {', '.join(absent)}; they need question, answer and trait_score")
-    kept = rows.dropna(subset=["question", "answer", "trait_score"]).reset_index(drop=True)
+        raise InputError(f"{str(path)!r} has no column {', '.join(absent)}; labelled answers need {', '.join(_NEEDED)}")
+    if "trait" in rows:
+        of_trait = rows[rows["trait"].eq(trait.name)]
+        if of_trait.empty:
+            others = ", ".join(map(str, rows["trait"].unique()[:5]))
+            raise InputError(f"{str(path)!r} has labels of {others}, not of {trait.name!r}")
+        rows = of_trait
+    rows = rows.dropna(subset=list(_NEEDED))
+    scores = pd.to_numeric(rows["trait_score"], errors="coerce")
+    if scores.isna().any():
+        raise InputError(f"{str(path)!r}: trait_score {rows['trait_score'][scores.isna()].iloc[0]!r} is not a number")
+    texts = {name: rows[name].astype(str).map(read_cell) for name in ("question", "answer")}
+    keys = ["question", "answer", *(name for name in ("group", "condition") if name in rows)]
+    return rows.assign(trait_score=scores, **texts).groupby(keys, sort=False, dropna=False)["trait_score"].mean().reset_index()
+
+
+def _checked(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = rows.dropna(subset=list(_NEEDED)).reset_index(drop=True)
     n, questions = len(kept), kept["question"].nunique()
     if n < LEAST_ROWS or questions < LEAST_QUESTIONS:
         raise InputError(
@@ -168,7 +202,7 @@ def _delta_error(judged: Floats, labels: Floats, groups: pd.Series) -> float:
     among = float((sizes * (means - errors.mean()) ** 2).sum()) / (k - 1)
     size = (n - float((sizes**2).sum()) / n) / (k - 1)
     least = float((errors**2).mean()) / n
-    return round(_OF_NORMAL_PAIRS * float(np.sqrt(max((among - within) / size, least))), 2)
+    return round(float(_OF_NORMAL_PAIRS * np.sqrt(max((among - within) / size, least))), 2)
 
 
 def _tensors(lines: dict[str, Line]) -> dict[str, torch.Tensor]:

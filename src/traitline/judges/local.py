@@ -119,13 +119,28 @@ class LocalJudge:
             StoreError: the cache cannot be read or written.
         """
         asked = questions_about(trait, questions, answers, style)
-        with self._lock:
-            about_trait = self._read([each.trait for each in asked])
-            about_coherence = self._read([each.coherence for each in asked])
+        about_trait = self.read([each.trait for each in asked])
+        about_coherence = self.read([each.coherence for each in asked])
         return [score_from(about_trait[each.trait], about_coherence[each.coherence], self.min_mass) for each in asked]
 
+    def read(self, prompts: Sequence[str]) -> dict[str, Reading | str]:
+        """Have any prompts answered with a number 0 to 100: `score` asks by this, too.
+
+        Args:
+            prompts: whole prompts, each ending in the instruction to answer with a number; repeated ones are read once. Those
+                of one rubric open alike, which is read once: give them together, and no others.
+
+        Returns:
+            prompt -> what the judge says to it, or why it says nothing.
+
+        Raises:
+            JudgeError: the network gives NaN or infinity.
+            StoreError: the cache cannot be read or written.
+        """
+        with self._lock:
+            return self._read(prompts)
+
     def _read(self, prompts: Sequence[str]) -> dict[str, Reading | str]:
-        """Return the answer to each prompt, or why there is none. Prompts of one rubric open alike; give them together."""
         distinct = list(dict.fromkeys(prompts))
         ids = {prompt: self._encode(prompt) for prompt in distinct}
         keys = {prompt: cache_key(self._identity, ids[prompt]) for prompt in distinct}

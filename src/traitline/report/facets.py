@@ -135,4 +135,6 @@ def _caption(panels: list[FacetPanel]) -> str:
     clustered = numbers(rows, "cluster_low").notna().all()
     kind = "by question" if clustered else "by question where known, else Wilson's"
     span = unique([int(totals.min()), int(totals.max())]) if len(totals) else []
-    return f"95 % intervals {kind}; {' to '.join(map(str, span)) or 'unknown numbers of'} answers a point."
+    by = unique(rows["judge"].dropna()) if "judge" in rows.columns else []
+    labelled = f" Labelled by {', '.join(map(str, by))}." if by else ""
+    return f"95 % intervals {kind}; {' to '.join(map(str, span)) or 'unknown numbers of'} answers a point.{labelled}"

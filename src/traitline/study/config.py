@@ -6,12 +6,22 @@ Knows how a study is read and checked. Leaves to `plan.py` which rows follow fro
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from traitline.errors import InputError, misfit, nearest
+from traitline.judges.base import default_judge
 from traitline.traits.strategies import COMMON
 from traitline.vectors.dose import DOSES
 
@@ -87,6 +97,34 @@ class Criteria(_Section):
     alpha: float = Field(default=0.05, gt=0, lt=1)
 
 
+class Judging(_Section):
+    """How a judge by API (`openai:<model>`) is asked, and what it may cost."""
+
+    method: Literal["auto", "logprobs", "sample"] = "auto"
+    """By the probabilities of numbers, by drawn answers, or by what the server can do."""
+    samples: Positive = 5
+    """Answers drawn per question, where answers are drawn."""
+    joint: bool = False
+    """Ask for trait and coherence in one request."""
+    batch: bool = Field(default=False, exclude=True)
+    """Judge through the provider's batch endpoint."""
+    budget_usd: float | None = Field(default=None, gt=0, exclude=True)
+    """US dollars after which judging stops, of all that was spent with the judge cache."""
+    budget_tokens: Positive | None = Field(default=None, exclude=True)
+    """Likewise, tokens sent and received."""
+    prices: Path | None = Field(default=None, exclude=True)
+    """A file of prices that goes before ours."""
+    drift_prompts: Count = Field(default=20, exclude=True)
+    """How many of the first prompts are asked again to see whether the judge has changed; 0 for none."""
+    drift_hours: float = Field(default=24.0, ge=0, exclude=True)
+    """How old the last look must be for another."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `OpenAIJudge` that are said here."""
+        names = ("method", "samples", "joint", "batch", "budget_usd", "budget_tokens", "prices", "drift_prompts")
+        return {name: getattr(self, name) for name in names}
+
+
 class StudyConfig(_Section):
     """One study. The fields are the keys of its YAML file."""
 
@@ -107,6 +145,11 @@ class StudyConfig(_Section):
     descendant_vectors: bool = False
     """Also elicit at the descendants among the targets, and apply their vectors to every target."""
     judge: str
+    """Who scores; where left out, `nano` on the embedded lineage and else `distilled`."""
+    facet_judge: str | None = None
+    """Who tells which facets the responses show; where left out, the judge if it can. No score depends on it."""
+    judging: Judging = Judging()
+    """How a judge by API is asked, and what it may cost. What changes no score may change from one run to the next."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch_rows: Positive = 64
     activation_norm: Literal["median", "mean"] = "median"
@@ -114,6 +157,13 @@ class StudyConfig(_Section):
     evaluate: Evaluation
     controls: Controls = Controls()
     criteria: Criteria = Criteria()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_judge(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("judge") is None:
+            return {**fields, "judge": default_judge(str(fields.get("lineage")))}
+        return fields
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
@@ -127,9 +177,24 @@ class StudyConfig(_Section):
             raise ValueError(f"{COMBINED!r} pools the rows of several strategies, and there is one: {self.generating[0]}")
         if self.compare_strategies and COMBINED not in self.strategies:
             raise ValueError(f"compare_strategies needs {COMBINED!r} among strategies, which asks the common questions")
+        if self.judging != Judging() and not self.by_api:
+            raise ValueError(f"judging is for judges by API (openai:<model>), and the judge is {self.judge!r}; leave it out")
         if self.controls.bootstrap == 1:
             raise ValueError("controls.bootstrap is 1; a spread needs at least 2 vectors (0 for none)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _deciding(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out how judges are asked where that is as ever, so that studies from before it keep their digest."""
+        fields: dict[str, Any] = dump(self)
+        if fields.get("judging") == Judging().model_dump():
+            del fields["judging"]
+        return fields
+
+    @property
+    def by_api(self) -> bool:
+        """Whether the judge, or the facet judge, is asked through an API."""
+        return any(name is not None and name.startswith("openai:") for name in (self.judge, self.facet_judge))
 
     @property
     def generating(self) -> tuple[str, ...]:

@@ -1,23 +1,25 @@
 """How much work a plan is, before any of it is done: rows, tokens, judge calls, bytes, and what the statistics can show.
 
-Works offline and loads no model. What cannot be known without one (a download's size, a rate, a price) is None, never 0.
+Works offline and loads no model. What cannot be known (a download's size, a rate, a price) is None, never 0. Leaves what
+judging costs to `costs.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from traitline.analysis.significance import minimum_detectable_effect, smallest_p
+from traitline.judges.spending import Spending
 from traitline.study.config import FORCED
+from traitline.study.costs import Rows, judging_cost, judging_note, judging_usd
 from traitline.study.plan import Cell, Identity, Network, Plan
 
 ROW_BYTES, TOKEN_BYTES = 60, 4
 """Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
 bytes a token (its text and its id, compressed) is an assumption for ordinary text, so the sum is rather high than low."""
-FREE_JUDGES = {"nano", "words", "distilled", "local"}
-"""Judges that run here."""
 TYPICAL_SD = 25.0
 """Standard deviation over questions of a delta, in points, where none was measured yet."""
 
@@ -30,15 +32,17 @@ class Effort:
         rows: responses to generate, at most: rows of a cell without vector are left out when that is known.
         tokens: new tokens, at most.
         judge_calls: judgements asked for, at most (trait and coherence are two; a judge with a cache asks nothing twice).
+        judge_tokens: tokens sent to an API and received, roughly; 0 where the judge runs here.
         download_bytes: weights to fetch; None where it cannot be known offline.
         disk_bytes: size of the response files, roughly.
         gpu_seconds: None without a measured rate; 0 where everything runs on the CPU.
-        money: None without a price; 0 where the judge runs here.
+        money: US dollars for judging; None without a price; 0 where the judge runs here.
     """
 
     rows: int
     tokens: int
     judge_calls: int
+    judge_tokens: int
     download_bytes: int | None
     disk_bytes: int
     gpu_seconds: float | None
@@ -51,24 +55,33 @@ def efforts(plan: Plan) -> dict[str, Effort]:
     others = len(plan.traits) - 1 if v.other_rubrics else 0
     phases: dict[str, tuple[int, int, int]] = {"elicit": (0, e.max_new_tokens, 0)}
     phases |= dict.fromkeys(("evaluate", "transfer"), (0, v.max_new_tokens, 0))
+    judged: dict[str, list[Rows]] = {phase: [] for phase in phases}
     visits = [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")]
     visits += [("elicit", n) for n in plan.descendants] + [("transfer", n) for n in plan.targets]
     for phase, network in visits:
-        rows, crossed = counted(plan, network, phase)
         total, length, calls = phases[phase]
-        phases[phase] = (total + rows, length, calls + 2 * rows + 2 * crossed * others)
-    done = {phase: _effort(plan, phase, *numbers) for phase, numbers in phases.items()}
+        for cell, rows, crossed in _counted(plan, network, phase):
+            total, calls = total + rows, calls + 2 * rows + 2 * crossed * others
+            judged[phase].append(Rows(cell, rows, crossed, length))
+        phases[phase] = (total, length, calls)
+    done = {phase: _effort(plan, phase, judging_cost(plan, judged[phase]), *numbers) for phase, numbers in phases.items()}
     return {**done, "total": _sum(list(done.values()))}
 
 
 def counted(plan: Plan, network: Network, phase: str) -> tuple[int, int]:
     """Return (rows, rows also scored on other rubrics) that a phase has at one network."""
-    rows = crossed = 0
+    found = list(_counted(plan, network, phase))
+    return sum(rows for _, rows, _ in found), sum(crossed for _, _, crossed in found)
+
+
+def _counted(plan: Plan, network: Network, phase: str) -> Iterator[tuple[Cell, int, int]]:
+    """Yield (cell, rows, rows also scored on other rubrics) of every cell of one network."""
     for cell in plan.cells(network):
+        rows = crossed = 0
         for row in _rows(plan, network, cell, phase):
             rows += 1
             crossed += has_other_rubrics(row.identity)
-    return rows, crossed
+        yield cell, rows, crossed
 
 
 def has_other_rubrics(who: Identity) -> bool:
@@ -83,7 +96,7 @@ def _rows(plan: Plan, network: Network, cell: Cell, phase: str) -> Any:
     return plan.evaluation_rows(network, cell) if phase == "evaluate" else plan.transfer_rows(network, cell)
 
 
-def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effort:
+def _effort(plan: Plan, phase: str, judging: Spending, rows: int, length: int, calls: int) -> Effort:
     networks = plan.targets if phase == "transfer" else plan.checkpoints
     local = all(network.revision is None for network in networks)
     on_nano = plan.lineage.name == "nano"
@@ -92,10 +105,11 @@ def _effort(plan: Plan, phase: str, rows: int, length: int, calls: int) -> Effor
         rows=rows,
         tokens=rows * length,
         judge_calls=calls,
+        judge_tokens=judging.tokens,
         download_bytes=fetched,
         disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length),
         gpu_seconds=0.0 if on_nano else None,
-        money=0.0 if plan.config.judge.partition(":")[0] in FREE_JUDGES else None,
+        money=judging_usd(plan.config, judging),
     )
 
 
@@ -148,6 +162,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "forced": FORCED in plan.config.strategies,
         "phases": phases,
         "total": total,
+        "judging": judging_note(plan.config),
         "power": power(plan),
     }
 

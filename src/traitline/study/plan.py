@@ -164,10 +164,13 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of everything that decides the results: configuration, revisions and the traits' texts."""
+        """Hash of everything that decides the results: configuration, revisions and the traits' texts.
+
+        The facet judge is left out: it may be named, or another, when a run is done, and labels what is there.
+        """
         nodes = [[n.name, _place(n), n.revision] for n in (*self.checkpoints, *self.targets)]
         traits = {name: trait.digest for name, trait in self.traits.items()}
-        return _hash([self.config.model_dump(mode="json"), nodes, traits], 16).hex()
+        return _hash([self.config.model_dump(mode="json", exclude={"facet_judge"}), nodes, traits], 16).hex()
 
     def elicit_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
         """Yield the contrast rows of one cell, both polarities; none for `forced` and `combined`."""
@@ -336,6 +339,11 @@ def make_plan(config: StudyConfig) -> Plan:
                 f"trait {trait.name!r} has no common questions, which {COMBINED!r} vectors are evaluated on; add some under "
                 "`common: evaluate:` in its file, or leave the strategy out"
             )
+    if config.facet_judge is not None and not any(trait.facets for trait in traits.values()):
+        raise InputError(
+            f"facet_judge is {config.facet_judge}, but none of the traits {', '.join(traits)} has facets; name their kinds "
+            "under `facets:` in their files, or leave it out"
+        )
     if config.descendant_vectors and targets in {(), (checkpoints[-1],)}:
         raise InputError("descendant_vectors is set, but no descendant is among the targets; name some, or leave it out")
     return Plan(config, lineage, checkpoints, targets, traits)

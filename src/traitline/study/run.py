@@ -3,7 +3,7 @@
 Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked
 for, the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from
 the files, so a killed run goes on where it stopped. Knows the order of work and what happens when something fails. Leaves rows
-to `plan.py`, the rows that cells take from others to `pooled.py`, one batch to `elicit.py`,
+to `plan.py`, the rows that cells take from others to `pooled.py`, one batch to `elicit.py`, labelling facets to `facets.py`,
 files to `store.py`, and tables to `tables.py`.
 """
 
@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,15 @@ import pandas as pd
 
 from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
+from traitline.judges.base import Annotator, StatesError
 from traitline.models import Calibration, Intervention, Model, calibrate, encode, load_model
+from traitline.study.accounts import Account
+from traitline.study.ahead import Ahead, PutOff
 from traitline.study.config import COMBINED, FORCED, Sampling
+from traitline.study.drift import look_for_drift
 from traitline.study.elicit import generate_table, score_table, unanswered
 from traitline.study.estimate import counted
+from traitline.study.facets import FacetStage
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
 from traitline.study.pooled import pooled_rows, sources
 from traitline.study.projections import project, write_projections
@@ -48,9 +53,17 @@ class Outcome:
     complete: int
     no_vector: int
     failed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What else is to be said of it, a sentence each; nothing failed by it."""
 
 
-def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: Progress = lambda _what, _rows: None) -> Outcome:
+def run_study(
+    plan: Plan,
+    out: Path,
+    judge: Callable[[Path], Judge],
+    progress: Progress = lambda _what, _rows: None,
+    facet_judge: Annotator | None = None,
+) -> Outcome:
     """Do whatever of a study is not done yet, and write its tables.
 
     Args:
@@ -58,6 +71,7 @@ def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: P
         out: the run directory.
         judge: makes the judge, given where its cache lies.
         progress: told of every settled batch.
+        facet_judge: who tells facets; the one the study names, if any, where left out.
 
     Raises:
         StoreError: the directory is held by another process, of another study, or cannot be written.
@@ -68,16 +82,34 @@ def run_study(plan: Plan, out: Path, judge: Callable[[Path], Judge], progress: P
     store = RunStore(out)
     with store.driving():
         store.begin(plan)
-        run = _Run(plan, store, judge(store.judge_cache), progress)
-        for phase, networks in run.phases():
-            for network in networks:
-                run.visit(phase, network)
-        write_tables(plan, store)
+        scorer = judge(store.judge_cache)
+        for trait in plan.traits.values():
+            scorer.score(trait, [], [])  # a judge that does not know the trait says so here, before anything is generated
+        run = _Run(plan, store, scorer, progress)
+        drifted = look_for_drift(scorer, plan.config.judging, store)
+        try:
+            with FacetStage(plan, store, scorer, facet_judge) as labels:
+                for phase, networks in run.phases():
+                    for network in run.sweep(phase, networks):
+                        if phase.table == "cells":
+                            labels.begin(plan.cells(network))
+                if labels.judge is not None:
+                    progress("labelling facets", 0)
+                notes = labels.finish()
+        finally:
+            run.account.enter()
+        write_tables(plan, store, _delta_errors(scorer, plan))
         states = pd.concat([store.ledger("cells"), store.ledger("targets")])
         failed = states[states["state"] == "failed"]
         names = sorted({f"{row.network}/{row.trait}/{row.strategy}: {row.reason}" for row in failed.itertuples()})
         counts = states["state"].value_counts()
-        return Outcome(int(counts.get("complete", 0)), int(counts.get("no_vector", 0)), tuple(names))
+        return Outcome(int(counts.get("complete", 0)), int(counts.get("no_vector", 0)), tuple(names), (*drifted, *notes))
+
+
+def _delta_errors(judge: Judge, plan: Plan) -> dict[str, float]:
+    """Return how far off the judge's deltas are, by trait, as far as it tells."""
+    told = {name: judge.delta_error(trait) for name, trait in plan.traits.items()} if isinstance(judge, StatesError) else {}
+    return {name: error for name, error in told.items() if error is not None}
 
 
 @dataclass(frozen=True)
@@ -98,7 +130,11 @@ class _Run:
     def __init__(self, plan: Plan, store: RunStore, judge: Judge, progress: Progress) -> None:
         self.plan, self.store, self.judge, self.progress = plan, store, judge, progress
         self.config = plan.config
-        self._usage: dict[str, int] = {}
+        self.account = Account(store, judge)
+        others = plan.config.evaluate.other_rubrics
+        self._ahead = Ahead(judge, plan.traits, plan.config.asked, others=others)
+        self._put_off: list[Network] = []
+        self._told: set[tuple[str, str, int]] = set()
 
     def phases(self) -> list[tuple[_Phase, Sequence[Network]]]:
         """Return the phases with their networks, in order."""
@@ -108,8 +144,28 @@ class _Run:
         targets = _Phase("targets", ("transfer",), plan.cells, store.transfer, plan.transfer_rows)
         return [(cells, plan.networks()), (descendants, plan.descendants), (targets, plan.targets)]
 
-    def visit(self, phase: _Phase, network: Network) -> None:
+    def sweep(self, phase: _Phase, networks: Sequence[Network]) -> Iterator[Network]:
+        """Visit networks and yield each when it is done; those that were put off are visited again, when all were judged.
+
+        Raises:
+            InputError: as `visit`.
+            JudgeError: the judge cannot be used; what was judged is kept.
+        """
+        while networks:
+            self._put_off = []
+            for network in networks:
+                if self.visit(phase, network):
+                    yield network
+                else:
+                    self._put_off.append(network)
+            networks = self._put_off
+            self._ahead.ask()
+
+    def visit(self, phase: _Phase, network: Network) -> bool:
         """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
+
+        Returns:
+            Whether that is all; False where its rows wait to be judged together with those of others.
 
         Raises:
             InputError: the study steers at a layer that the network does not have.
@@ -121,7 +177,7 @@ class _Run:
             known = self.store.ledger(phase.table).set_index(["network", "trait", "strategy"])["state"].to_dict()
             unsettled = [c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}]
             self._settle(phase, unsettled, 0.0)
-            return
+            return True
         started = time.monotonic()
         cells = self._workable(phase, cells)
         try:
@@ -129,17 +185,20 @@ class _Run:
             fits = max(self.config.evaluate.layers) <= model.layers
             if fits:
                 self._work(phase, network, model, cells)
+        except PutOff:
+            return False
         except (ModelError, InputError) as error:
             for cell in cells:
                 if not self._done(phase, cell):
                     self.store.note_cell(cell, "failed", str(error), table=phase.table)
-            return
+            return True
         if not fits:
             raise InputError(
                 f"evaluate.layers asks for layer {max(self.config.evaluate.layers)}, but {network.name} has layers 1 to "
                 f"{model.layers}; change the study file"
             )
         self._settle(phase, cells, time.monotonic() - started)
+        return True
 
     def _done(self, phase: _Phase, cell: Cell) -> bool:
         """Tell whether a cell's rows are there; a transfer's, whether they are of every vector that exists by now."""
@@ -166,7 +225,7 @@ class _Run:
             for cell in lacking
             if phase.table == "cells" and not all(self.store.contrast(one).is_file() for one in sources(self.plan, cell))
         ]
-        for cell in lacking:
+        for cell in lacking if self.plan.last not in self._put_off else ():
             self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=phase.table)
         return [cell for cell in cells if cell not in lacking]
 
@@ -195,7 +254,8 @@ class _Run:
         """Give every cell its contrast rows and, where a pair was accepted, its vectors."""
         todo = [cell for cell in cells if not self.store.contrast(cell).is_file()]
         if not todo:
-            self.progress(f"{network.name}: elicited before", counted(self.plan, network, "elicit")[0])
+            if not any(told[:2] == (network.name, "elicit") for told in self._told):
+                self.progress(f"{network.name}: elicited before", counted(self.plan, network, "elicit")[0])
             return
         planned = [row for cell in cells for row in self.plan.elicit_rows(network, cell)]
         table = self._generate(network, "elicit", planned, self.config.elicit, model, lambda _row: None)
@@ -243,20 +303,25 @@ class _Run:
     ) -> pd.DataFrame:
         """Generate and judge rows, batch by batch; a batch whose part file exists is read instead.
 
-        Rows whose vector does not exist are left out of their batch. Judging runs beside generation.
+        Rows whose vector does not exist are left out of their batch. Judging runs beside generation, or waits for other
+        networks.
+
+        Raises:
+            PutOff: it does.
         """
         paths = []
+        drafts: list[tuple[Path, Path, int, int, float]] = []
         with ThreadPoolExecutor(max_workers=1) as judging:
             pending: Future[None] | None = None
             for number, batch in enumerate(batches(planned, self.config.batch_rows)):
                 rows = [row for row in batch if self._exists(row)]
-                self.progress(f"{network.name}: {stage}", len(batch) - len(rows))
                 if not rows:
+                    self._tell(network.name, stage, number, len(batch))
                     continue
                 path = self.store.part(network.name, stage, number)
                 paths.append(path)
                 if path.is_file():
-                    self.progress(f"{network.name}: {stage}", len(rows))
+                    self._tell(network.name, stage, number, len(batch))
                     continue
                 started = time.monotonic()
                 draft = path.with_suffix(".unjudged.parquet")
@@ -264,23 +329,37 @@ class _Run:
                     table = generate_table(model, rows, sampling, seed=self.config.seed, tokens=network.tokens, resolve=resolve)
                     self.store.write_rows(draft, table)
                 took = time.monotonic() - started
+                if self._ahead.wanted:
+                    drafts.append((draft, path, number, len(batch), took))
+                    continue
                 if pending is not None:
                     pending.result()
-                pending = judging.submit(self._judge, draft, path, network.name, stage, number, took)
+                pending = judging.submit(self._judge, draft, path, network.name, stage, number, len(batch), took)
             if pending is not None:
                 pending.result()
+        self._ahead.put_off([draft for draft, *_ in drafts])
+        for draft, path, number, size, took in drafts:
+            self._judge(draft, path, network.name, stage, number, size, took)
         tables = [self._answered(path) for path in paths]
-        self._note_cost()
+        self.account.enter()
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
-    def _judge(self, draft: Path, path: Path, network: str, stage: str, number: int, generate_seconds: float) -> None:
-        """Score one generated batch and write its part file."""
+    def _judge(
+        self, draft: Path, path: Path, network: str, stage: str, number: int, size: int, generate_seconds: float
+    ) -> None:
+        """Score one generated batch of `size` planned rows and write its part file."""
         started = time.monotonic()
         rows = self._scored(read_rows(draft))
         self.store.write_rows(path, rows)
         draft.unlink()
         self.store.note_batch(network, stage, number, len(rows), generate_seconds, time.monotonic() - started)
-        self.progress(f"{network}: {stage}", len(rows))
+        self._tell(network, stage, number, size)
+
+    def _tell(self, network: str, stage: str, number: int, rows: int) -> None:
+        """Tell that a batch is settled, once, however often its network is visited."""
+        if (network, stage, number) not in self._told:
+            self._told.add((network, stage, number))
+            self.progress(f"{network}: {stage}", rows)
 
     def _answered(self, path: Path) -> pd.DataFrame:
         """Return a judged batch; rows that the judge left unanswered are judged once more, for by now it may answer."""
@@ -338,14 +417,6 @@ class _Run:
     def _arrays(self, checkpoint: str, trait: str, strategy: str) -> dict[str, Floats]:
         path = self.store.vector(Cell(checkpoint, trait, strategy))
         return load_arrays(path)[0] if path.is_file() else {}
-
-    def _note_cost(self) -> None:
-        usage = getattr(self.judge, "usage", None)
-        now = asdict(usage) if is_dataclass(usage) and not isinstance(usage, type) else {}
-        spent = {field: int(now[field]) - self._usage.get(field, 0) for field in now}
-        self._usage = {field: int(value) for field, value in now.items()}
-        if any(spent.values()):
-            self.store.note_judging(self.judge.name, 0, spent)
 
 
 def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:

@@ -14,7 +14,9 @@ import yaml
 
 from traitline.errors import InputError, StoreError
 from traitline.judges import Judge, make_judge
+from traitline.judges.base import Annotator
 from traitline.study.config import FORCED, StudyConfig, load_config
+from traitline.study.costs import spent_so_far
 from traitline.study.estimate import describe
 from traitline.study.plan import Plan, make_plan
 from traitline.study.prepare import prepare
@@ -53,23 +55,37 @@ class Study:
         """Return what the study will take and what it can show, as plain data; works offline and loads no model."""
         return describe(self.resolved)
 
-    def run(self, judge: Judge | None = None, progress: Progress = lambda _what, _rows: None) -> Outcome:
+    def run(
+        self,
+        judge: Judge | None = None,
+        progress: Progress = lambda _what, _rows: None,
+        facet_judge: Annotator | None = None,
+    ) -> Outcome:
         """Do whatever is not done yet, then write tables, figures and the report.
 
         Args:
             judge: who scores; the one the study names where left out.
             progress: told of every settled batch.
+            facet_judge: who tells facets; the one the study names, if any, where left out.
 
         Raises:
             TraitlineError: see `run_study`.
         """
-        make: Callable[[Path], Judge] = (
-            (lambda _cache: judge) if judge else (lambda cache: make_judge(self.config.judge, cache))
-        )
+        make: Callable[[Path], Judge] = (lambda _cache: judge) if judge else self.make_judge
         prepare(self.resolved)
-        outcome = run_study(self.resolved, self.out, make, progress)
+        outcome = run_study(self.resolved, self.out, make, progress, facet_judge)
         self.report()
         return outcome
+
+    def make_judge(self, cache: Path) -> Judge:
+        """Return the judge that the study names, asked as the study says.
+
+        Raises:
+            InputError: a setting that does not fit the judge.
+            JudgeError: it cannot be used, for example without a key.
+        """
+        options = self.config.judging.options() if self.config.judge.startswith("openai:") else {}
+        return make_judge(self.config.judge, cache, **options)
 
     def status(self) -> pd.DataFrame:
         """Return the state of every cell and target so far, from the run directory alone.
@@ -78,6 +94,14 @@ class Study:
             InputError: there is no run yet.
         """
         return run_status(self.out)
+
+    def spent(self) -> pd.DataFrame:
+        """Return what judging by an API has cost so far: requests, tokens and US dollars, by model and way of asking.
+
+        Raises:
+            StoreError: the judge cache is damaged.
+        """
+        return spent_so_far(self.config, RunStore(self.out).judge_cache)
 
     def report(self) -> Path:
         """Write figures and report.html from the run's tables. Returns the page's path."""

@@ -1,6 +1,6 @@
 """Makes the weights and the card of the judge `distilled`: `python -m traitline.judges.training --data FOLDER --out FOLDER`.
 
-For each purpose: a teacher is fitted on that purpose's questions, labels variants of their answers, and the encoder is fitted
+For each purpose: teachers are fitted on that purpose's questions and label variants of their answers, and the encoder is fitted
 on both; then its 4-bit difference from the base is written, read back, and measured on the rows that were held out.
 """
 
@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ from torch import Tensor
 from traitline.judges.encoder import HEADS, Encoder, PairTokenizer, find_base, load_base, pack, unpack
 from traitline.judges.training import augment, rows
 from traitline.judges.training.augment import Variants
+from traitline.judges.training.continuations import continued
 from traitline.judges.training.figures import agreement, delta_table
 from traitline.judges.training.fit import Labels, Padded, Recipe, distributions, expected, train
-from traitline.judges.training.teacher import TeacherTokenizer, load_teacher
+from traitline.judges.training.teacher import Design, TeacherTokenizer, load_pretrained, make_teacher
 
-VERSION = "1"
+VERSION = "2"
 FOLDS = ("evaluate", "accept")
-TEACHER = Recipe(rows=512, epochs=3, rate=3e-4)
-STUDENT = Recipe(rows=768, epochs=4, rate=6e-4)
-ORDERS, TAILS, SPLICES = 0.25, 0.1, 1.5
+TEACHERS = {
+    "evaluate": (Design(focused=True), Design(causal=True, epochs=3)),
+    "accept": (Design(focused=True), Design()),
+}
+TEACHER_ROWS, TEACHER_RATE = 256, 2e-4
+STUDENT = Recipe(rows=768, epochs=17, rate=6e-4)
+ORDERS, TAILS, SPLICES, SHORT, CONTINUED = 0.4, 0.1, 2.0, 0.5, 1.25
+"""How many variants of each kind are made, per row."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,10 +81,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder judged_rows of the published scores")
     parser.add_argument("--out", type=Path, required=True, help="where weights, scores and figures go")
     parser.add_argument("--base", type=Path, help="folder of the base model; the installed package's where left out")
-    parser.add_argument("--teacher", type=Path, help="folder of the teacher's GGUF file; no teacher where left out")
+    parser.add_argument("--teacher", type=Path, help="folder of the teachers' GGUF file; no teachers where left out")
     parser.add_argument("--folds", nargs="+", choices=FOLDS, default=list(FOLDS))
     parser.add_argument("--epochs", type=int, default=STUDENT.epochs, help="passes over the encoder's rows")
-    parser.add_argument("--teacher-epochs", type=int, default=TEACHER.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="draw this many rows only, to try it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -92,8 +98,7 @@ def _make(table: pd.DataFrame, fold: str, asked: argparse.Namespace) -> pd.DataF
     variants += augment.with_orders(own, ORDERS, rng) + augment.with_tails(own, TAILS, rng)
     taught = None
     if asked.teacher is not None:
-        unlabelled = augment.spliced(own, SPLICES, rng)
-        taught = _taught(own, variants, unlabelled, asked)
+        unlabelled, taught = _taught(own, variants, fold, asked, rng)
         variants += unlabelled
     base = asked.base or find_base()
     tokenizer = PairTokenizer(base)
@@ -111,19 +116,26 @@ def _make(table: pd.DataFrame, fold: str, asked: argparse.Namespace) -> pd.DataF
     return _columns(distributions(shipped.to(asked.device).eval(), every), table, fold)
 
 
-def _taught(own: pd.DataFrame, variants: Variants, unlabelled: Variants, asked: argparse.Namespace) -> Tensor:
-    """Return a teacher's distributions for labelled variants (as for the row each came from) and unlabelled ones."""
-    tokenizer = TeacherTokenizer(asked.teacher)
+def _taught(
+    own: pd.DataFrame, variants: Variants, fold: str, asked: argparse.Namespace, rng: np.random.Generator
+) -> tuple[Variants, Tensor]:
+    """Return unlabelled variants, and what the teachers say on average of the labelled (as of their rows) and these."""
+    tokenizer, pretrained = TeacherTokenizer(asked.teacher), load_pretrained(asked.teacher)
+    writer = deepcopy(pretrained).to(asked.device, torch.bfloat16 if asked.device == "cuda" else torch.float32)
+    unlabelled = augment.spliced(own, SPLICES, rng) + augment.shortened(own, SHORT, rng)
+    unlabelled += continued(own, round(CONTINUED * len(own)), writer, tokenizer, seed=asked.seed)
+    _tell(f"{fold}: {len(unlabelled.answers)} unlabelled answers written")
     plain = augment.as_they_are(own)
-    padded = Padded(tokenizer.encode(plain.questions, plain.answers), asked.device)
-    recipe = Recipe(TEACHER.rows, asked.teacher_epochs, TEACHER.rate)
-    teacher = train(load_teacher(asked.teacher), padded, _labels(own, plain, None, asked.device), recipe, asked.seed)
-    _tell(f"teacher trained on {len(padded)} answers")
-    of_rows = distributions(teacher, padded)
-    spliced = Padded(tokenizer.encode(unlabelled.questions, unlabelled.answers), asked.device)
-    taught = torch.cat([of_rows[torch.tensor(variants.origin, device=asked.device)], distributions(teacher, spliced)])
-    _tell(f"teacher labelled {len(spliced)} answers")
-    return taught
+    labelled, others = (Padded(tokenizer.encode(some.questions, some.answers), asked.device) for some in (plain, unlabelled))
+    of_rows = torch.tensor(variants.origin, device=asked.device)
+    said: list[Tensor] = []
+    for number, design in enumerate(TEACHERS[fold]):
+        recipe = Recipe(TEACHER_ROWS, design.epochs, TEACHER_RATE)
+        labels = _labels(own, plain, None, asked.device)
+        teacher = train(make_teacher(pretrained, design), labelled, labels, recipe, asked.seed + number)
+        said.append(torch.cat([distributions(teacher, labelled)[of_rows], distributions(teacher, others)]))
+        _tell(f"{fold}: {design} labelled {len(labelled) + len(others)} answers")
+    return unlabelled, torch.stack(said).float().mean(0).half()
 
 
 def _labels(own: pd.DataFrame, variants: Variants, taught: Tensor | None, device: str) -> Labels:

@@ -1,4 +1,4 @@
-"""Variants of published answers: spliced, cropped, asked something else, with a prompt's tail, or with orders to a judge.
+"""Variants of published answers: spliced, cut short, asked something else, with a prompt's tail, or with orders to a judge.
 
 Knows how to write them and which keep their label. Leaves the labels of the others to a teacher.
 """
@@ -138,6 +138,19 @@ def spliced(rows: pd.DataFrame, share: float, rng: np.random.Generator) -> Varia
         asked.append(questions[j] if 0.55 <= kind < 0.8 else questions[i])
         answers.append(" ".join(mine))
     return Variants(asked, answers, chosen, [False] * len(chosen))
+
+
+def shortened(rows: pd.DataFrame, share: float, rng: np.random.Generator) -> Variants:
+    """Return answers of 2 to 12 words, cut from anywhere or from a start of a sentence; they lose their label."""
+    chosen = rng.choice(len(rows), round(share * len(rows))).tolist()
+    answers = []
+    for i in chosen:
+        words = rows["answer"].iloc[i].split(" ")
+        starts = [0, *(k + 1 for k, word in enumerate(words[:-2]) if word.endswith((".", "!", "?", '."', ",")))]
+        start = int(rng.choice(starts)) if rng.random() < 0.8 else int(rng.integers(len(words)))
+        text = " ".join(words[start : start + int(rng.integers(2, 13))])
+        answers.append(text.rstrip(" ,;") + str(rng.choice([".", "", "", "!"])) if rng.random() < 0.6 else text)
+    return Variants(rows["question"].iloc[chosen].tolist(), answers, chosen, [False] * len(chosen))
 
 
 def _draw(rows: pd.DataFrame, share: float, rng: np.random.Generator) -> list[int]:

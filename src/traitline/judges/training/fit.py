@@ -77,6 +77,7 @@ def train(network: nn.Module, rows: Padded, labels: Labels, recipe: Recipe, seed
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network.to(rows.device).train()
+    _compile(network, rows.device)
     optimizer = _optimizer(network, recipe, rows.device)
     steps = recipe.epochs * math.ceil(len(rows) / recipe.rows)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -93,6 +94,13 @@ def train(network: nn.Module, rows: Padded, labels: Labels, recipe: Recipe, seed
             optimizer.step()
             schedule.step()
     return network.eval()
+
+
+def _compile(network: nn.Module, device: str) -> None:
+    """Have a GPU run each block in a few fused kernels: it is twice as fast."""
+    if device == "cuda":
+        for block in network.get_submodule("blocks").children():
+            block.compile(dynamic=True)
 
 
 @torch.no_grad()
@@ -140,8 +148,8 @@ def _binned(logits: Tensor, scores: Tensor) -> Tensor:
 
 def _optimizer(network: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    new = [parameter for name, parameter in named if name.startswith(("heads.", "pooled."))]
-    old = [parameter for name, parameter in named if not name.startswith(("heads.", "pooled."))]
+    new = [parameter for name, parameter in named if name.startswith(("heads.", "pooled.", "focus."))]
+    old = [parameter for name, parameter in named if not name.startswith(("heads.", "pooled.", "focus."))]
     groups = [
         {"params": new, "lr": recipe.rate * recipe.head_rate, "weight_decay": recipe.decay},
         {"params": [parameter for parameter in old if parameter.ndim > 1], "lr": recipe.rate, "weight_decay": recipe.decay},

@@ -1,7 +1,7 @@
 """Finds the weights of the judge `zeroshot` and how poor it is: `python -m traitline.judges.training.zeroshot --data FOLDER`.
 
-For each of the four traits, the weights are fitted on the other three and tried on the left-out one, on the rows that the embedded
-judge holds out, too. The weights shipped are those of all four. Prints the card, `judges/data/zeroshot.json`.
+For each of the four traits, the weights are fitted on the other three and tried on the left-out one, on the rows that the
+embedded judge holds out, too. The weights shipped are those of all four. Prints the card, `judges/data/zeroshot.json`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""What judging by an API will cost, before any of it is done, and what it has cost by now.
+
+Knows how prompts grow from rubrics, questions and responses, and which of them a plan leads to. Leaves prices to
+`judges/prices.py`. An estimate, and rather high than low: tokens are counted as letters by four, every response as long as it
+may get, and no two as equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from traitline.judges.base import KINDS
+from traitline.judges.batch import CHARACTERS_PER_TOKEN
+from traitline.judges.cache import JudgeCache
+from traitline.judges.chat import THINKING_TOKENS
+from traitline.judges.joint import joint_prompt
+from traitline.judges.prices import find_price, no_price
+from traitline.judges.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
+from traitline.judges.questions import questions_about
+from traitline.judges.spending import Spending
+from traitline.study.config import StudyConfig
+from traitline.study.plan import Cell, Plan
+from traitline.traits.strategies import strategy
+
+COLUMNS = ["judge", "batch", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "usd"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many responses of one cell are judged.
+
+    Attributes:
+        cell: the cell.
+        rows: responses.
+        crossed: those that are scored on the other traits' rubrics, too.
+        length: tokens of a response, at most.
+    """
+
+    cell: Cell
+    rows: int
+    crossed: int
+    length: int
+
+
+def api_model(config: StudyConfig) -> str | None:
+    """Return the model of a study's judge where it is asked through an API, else None."""
+    kind, _, model = config.judge.partition(":")
+    return model if kind == "openai" else None
+
+
+def judging_cost(plan: Plan, parts: Iterable[Rows]) -> Spending:
+    """Return what judging rows will take, roughly; nothing where the judge runs here.
+
+    Args:
+        plan: the study.
+        parts: its rows.
+    """
+    model = api_model(plan.config)
+    if model is None:
+        return Spending()
+    asked = plan.config.judging
+    price = find_price(model, asked.prices)
+    thinks = price is not None and price.thinking
+    samples = asked.samples if asked.method == "sample" or thinks else 1
+    answer = SAMPLE_SETTINGS["max_tokens"] if samples > 1 or asked.method == "sample" else LOGPROBS_SETTINGS["max_tokens"]
+    answer = THINKING_TOKENS if thinks else answer
+    total = Spending()
+    for part in parts:
+        for rows, rubric in ((part.rows, part.cell.trait), *((part.crossed, other) for other in _others(plan, part.cell))):
+            prompts = _prompts(plan, part, rubric, asked.joint, with_coherence=rubric == part.cell.trait)
+            tokens = sum(-(-len(prompt) // CHARACTERS_PER_TOKEN) + part.length for prompt in prompts)
+            requests = rows * samples * len(prompts)
+            total += Spending(requests, rows * samples * tokens, requests * answer)
+    return total
+
+
+def judging_usd(config: StudyConfig, cost: Spending) -> float | None:
+    """Return what that is in US dollars: 0 where the judge runs here, None without a price or where the judge is not known."""
+    model = api_model(config)
+    if model is None:
+        return 0.0 if config.judge.partition(":")[0] in KINDS else None
+    price = find_price(model, config.judging.prices)
+    return None if price is None else price.usd(cost, batch=config.judging.batch)
+
+
+def judging_note(config: StudyConfig) -> str | None:
+    """Return how the cost of judging was estimated, or what to do where there is no price; None where the judge runs here."""
+    model = api_model(config)
+    if model is None:
+        return None
+    price = find_price(model, config.judging.prices)
+    if price is None:
+        return f"the cost of judging is not known: {no_price(model)}"
+    manner = "by batches" if config.judging.batch else "request by request"
+    drawn = config.judging.method == "sample" or price.thinking
+    thinks = f", thinking as long as it is let ({THINKING_TOKENS} tokens), which is rare" if price.thinking else ""
+    samples = f", {config.judging.samples} samples per question" if drawn else ", by logprobs"
+    return (
+        f"judging is estimated in US dollars, {manner}{samples}{thinks}: ${price.input_usd:g} per million tokens sent and "
+        f"${price.output_usd:g} received ({price.source or 'your prices'}), tokens counted as letters by {CHARACTERS_PER_TOKEN}"
+    )
+
+
+def spent_so_far(config: StudyConfig, cache: Path) -> pd.DataFrame:
+    """Return what was ever paid on a run's judge cache, one row per model and way of asking; `usd` is NaN without a price.
+
+    Raises:
+        StoreError: the file is no judge cache.
+    """
+    if not cache.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    with JudgeCache(cache) as kept:
+        spent = kept.spent()
+    records: list[dict[str, Any]] = []
+    for (payer, batch), cost in sorted(spent.items()):
+        model = payer or api_model(config) or ""
+        price = find_price(model, config.judging.prices)
+        usd = None if price is None else price.usd(cost, batch=batch)
+        tokens = {name: getattr(cost, name) for name in COLUMNS[2:6]}
+        records.append({"judge": f"openai:{model}", "batch": batch, **tokens, "usd": usd})
+    return pd.DataFrame(records, columns=COLUMNS).astype({"usd": float})
+
+
+def _others(plan: Plan, cell: Cell) -> list[str]:
+    return [name for name in plan.traits if name != cell.trait] if plan.config.evaluate.other_rubrics else []
+
+
+def _prompts(plan: Plan, part: Rows, rubric: str, joint: bool, *, with_coherence: bool) -> list[str]:
+    """Return what is asked of one response of a cell by one trait's rubric, the response itself left empty.
+
+    Coherence is asked once, with the cell's own trait, unless it comes with every rubric.
+    """
+    own = plan.traits[part.cell.trait]
+    asked = plan.config.asked(part.cell.strategy)
+    style = strategy(asked).style
+    questions = [question.text for split in ("elicit", "evaluate") for question in own.questions(asked, split)]
+    typical = sorted(questions, key=len)[len(questions) * 3 // 4] if questions else ""
+    [both] = questions_about(plan.traits[rubric], [typical], [""], style)
+    if joint:
+        return [joint_prompt(both.trait, style)]
+    return [both.trait, both.coherence] if with_coherence else [both.trait]

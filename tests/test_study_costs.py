@@ -1,0 +1,109 @@
+"""What judging will cost by the plan, against what it does cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from misbehaving_server import MisbehavingServer, chat_completion
+from small_study import make_study
+from traitline.errors import InputError
+from traitline.judges import prices
+from traitline.study import Study
+from traitline.study.config import StudyConfig, load_config
+from traitline.study.plan import make_plan
+from traitline.study.run import run_study
+
+CONTROLS = {"isotropic": 0, "covariance": 0, "shuffled": 0, "bootstrap": 0}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MisbehavingServer]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with MisbehavingServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        yield server
+
+
+def study(folder: Path, judge: str = "openai:gpt-4.1-mini", **changes: Any) -> Study:
+    small = {"strategies": ["character"], "controls": CONTROLS, "checkpoints": ["step0"]}
+    return Study.from_yaml(make_study(folder, judge=judge, **{**small, **changes}), out=folder / "run")
+
+
+def test_a_plan_estimates_the_money_and_the_run_tells_what_it_was(server: MisbehavingServer, tmp_path: Path) -> None:
+    server.plan = lambda prompt, nth: "counted"
+
+    def counted(handler: Any) -> None:
+        import json
+
+        usage = {"prompt_tokens": -(-len(handler.prompt) // 4), "completion_tokens": 1}
+        handler.send(200, json.dumps(chat_completion(handler.prompt, probabilities=True) | {"usage": usage}).encode())
+
+    from misbehaving_server import WAYS
+
+    WAYS["counted"] = counted
+    planned = study(tmp_path)
+    found = planned.plan()
+    expected = found["total"]["money"]
+    assert expected == pytest.approx(sum(phase["money"] for phase in found["phases"].values()))
+    assert "estimated in US dollars, request by request, by logprobs: $0.4 per million tokens sent" in found["judging"]
+    assert planned.spent().empty
+    run_study(planned.resolved, planned.out, planned.make_judge)
+    [spent] = planned.spent().to_dict("records")
+    assert (spent["judge"], spent["batch"]) == ("openai:gpt-4.1-mini", False)
+    assert spent["usd"] < expected < 3 * spent["usd"]
+    assert spent["prompt_tokens"] < found["total"]["judge_tokens"]
+    price = prices.find_price("gpt-4.1-mini")
+    assert price is not None
+    assert spent["usd"] == pytest.approx((spent["prompt_tokens"] * 0.4 + spent["completion_tokens"] * 1.6) / 1e6)
+
+
+def test_batches_cost_half_and_samples_so_many_times(tmp_path: Path) -> None:
+    def money(name: str, **judging: Any) -> float:
+        changes = {"judging": judging} if judging else {}
+        return float(study(tmp_path / name, **changes).plan()["total"]["money"])
+
+    once = money("a")
+    assert money("b", batch=True) == pytest.approx(once / 2)
+    assert 3 * once < money("c", method="sample", samples=3) < 4 * once
+    own = tmp_path / "p.yaml"
+    own.write_text("models:\n  gpt-4.1-mini: {input_usd: 0.8, output_usd: 3.2}\n")
+    assert money("d", prices=str(own)) == pytest.approx(2 * once)
+
+
+def test_a_judge_without_a_price_has_no_estimate_but_a_way_out(tmp_path: Path) -> None:
+    found = study(tmp_path, judge="openai:org/model").plan()
+    assert found["total"]["money"] is None
+    assert found["total"]["judge_tokens"] > 0
+    assert "no price is known for 'org/model'; write its US dollars per million tokens into a YAML file" in found["judging"]
+
+
+@pytest.mark.parametrize("judge", ["nano", "words", "distilled", "local:org/model"])
+def test_judges_that_run_here_cost_nothing(tmp_path: Path, judge: str) -> None:
+    found = study(tmp_path, judge=judge).plan()
+    assert (found["total"]["money"], found["total"]["judge_tokens"], found["judging"]) == (0.0, 0, None)
+
+
+def test_what_changes_no_score_changes_no_plan(tmp_path: Path) -> None:
+    path = make_study(tmp_path, judge="openai:tiny")
+    config = load_config(path)
+
+    def digest(**judging: Any) -> str:
+        fields = {**config.model_dump(), "judging": judging}
+        return make_plan(StudyConfig.model_validate(fields)).digest
+
+    assert digest() == make_plan(config).digest
+    assert digest(batch=True, budget_usd=3.0, budget_tokens=5, drift_prompts=0, drift_hours=1.0) == digest()
+    assert len({digest(), digest(joint=True), digest(samples=3), digest(method="sample")}) == 4
+
+
+def test_judging_is_for_judges_by_api(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"judging is for judges by API .*'nano'; leave it out"):
+        load_config(make_study(tmp_path, judge="nano", judging={"batch": True}))
+    for bad in ({"budget_usd": 0}, {"samples": 0}, {"budget": 5}, {"drift_hours": -1}):
+        with pytest.raises((InputError, ValidationError)):
+            load_config(make_study(tmp_path, judge="openai:tiny", judging=bad))
