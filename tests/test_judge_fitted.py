@@ -68,6 +68,7 @@ def test_its_card_states_figures_of_questions_that_each_line_never_saw(folder: P
     assert figures["accept"]["questions"] + figures["evaluate"]["questions"] == card["questions"] == 12
     assert all(one["r"] > 0.6 and one["rmse"] >= one["mae"] > 0 for one in figures.values())
     judge = FittedJudge(folder)
+    assert set(judge.training_questions) == set(labelled()["question"])
     assert judge.delta_error(trait) == card["delta_error"] > 0
     assert judge.score(trait, ["q"], ["a"])[0].uncertainty == figures["evaluate"]["rmse"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from misbehaving_server import MisbehavingServer, chat_completion
+from misbehaving_server import WAYS, MisbehavingServer, chat_completion
 from small_study import make_study
 from traitline.errors import InputError
 from traitline.judges import prices
 from traitline.study import Study
 from traitline.study.config import StudyConfig, load_config
+from traitline.study.costs import describe_spending
 from traitline.study.plan import make_plan
 from traitline.study.run import run_study
+from traitline.study.study import run_spending
 
 CONTROLS = {"isotropic": 0, "covariance": 0, "shuffled": 0, "bootstrap": 0}
 
@@ -38,12 +41,8 @@ def test_a_plan_estimates_the_money_and_the_run_tells_what_it_was(server: Misbeh
     server.plan = lambda prompt, nth: "counted"
 
     def counted(handler: Any) -> None:
-        import json
-
         usage = {"prompt_tokens": -(-len(handler.prompt) // 4), "completion_tokens": 1}
         handler.send(200, json.dumps(chat_completion(handler.prompt, probabilities=True) | {"usage": usage}).encode())
-
-    from misbehaving_server import WAYS
 
     WAYS["counted"] = counted
     planned = study(tmp_path)
@@ -54,6 +53,8 @@ def test_a_plan_estimates_the_money_and_the_run_tells_what_it_was(server: Misbeh
     assert planned.spent().empty
     run_study(planned.resolved, planned.out, planned.make_judge)
     [spent] = planned.spent().to_dict("records")
+    assert run_spending(planned.out).equals(planned.spent())
+    assert f"for {spent['requests']:,} requests" in str(describe_spending(planned.spent()))
     assert (spent["judge"], spent["batch"]) == ("openai:gpt-4.1-mini", False)
     assert spent["usd"] < expected < 3 * spent["usd"]
     assert spent["prompt_tokens"] < found["total"]["judge_tokens"]

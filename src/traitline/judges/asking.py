@@ -50,14 +50,8 @@ class Asker:
     @property
     def usage(self) -> Usage:
         """What was spent since this was made."""
-        was, brought = self._server.usage, self._batches.spent
-        return Usage(
-            was.requests + brought.requests,
-            self.cached,
-            was.prompt_tokens + brought.prompt_tokens,
-            was.completion_tokens + brought.completion_tokens,
-            was.cached_tokens + brought.cached_tokens,
-        )
+        spent = self._server.spent + self._batches.spent
+        return Usage(spent.requests, self.cached, spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens)
 
     @property
     def bill(self) -> Bill:

@@ -29,26 +29,9 @@ from traitline.judges.spending import Spending
 Json = Any
 """Anything `json.dumps` takes."""
 
-_Row = tuple[str, str, Spending, str]
-"""Key, value as JSON, what it cost, and who paid: a model's name, or nobody."""
 
 BUSY_SECONDS = 30.0
 _KEYS_PER_QUERY = 500
-_PUT = """
-INSERT INTO judgements VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET
-    requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens
-"""
-_SPEND = """
-INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (payer, batch) DO UPDATE SET
-    requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cached_tokens = cached_tokens + excluded.cached_tokens
-"""
 _TOTALS = """
 SELECT count(*), coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
 FROM judgements
@@ -95,7 +78,7 @@ class JudgeCache:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._waiting: dict[object, _Row] = {}
+        self._waiting: dict[object, schema.Row] = {}
         self._stored: dict[object, Json] = {}
         self._hits = 0
         self._misses = 0
@@ -218,7 +201,7 @@ class JudgeCache:
         """
         if cost != Spending():
             with self.transaction() as connection:
-                record_spending(connection, payer, cost)
+                schema.record_spending(connection, payer, cost)
 
     def spent(self) -> dict[tuple[str, bool], Spending]:
         """Return what was ever paid on this file, by (payer, by batch or not); `""` paid before payers were noted."""
@@ -322,35 +305,11 @@ def _whole(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _store(connection: sqlite3.Connection, rows: Sequence[_Row]) -> dict[str, Json]:
+def _store(connection: sqlite3.Connection, rows: Sequence[schema.Row]) -> dict[str, Json]:
     """Store all rows or none; return the values that their keys now have."""
     with _whole(connection):
-        record_judgements(connection, rows)
+        schema.record_judgements(connection, rows)
     return _values(connection, [row[0] for row in rows])
-
-
-def record_judgements(connection: sqlite3.Connection, rows: Sequence[_Row], *, batch: bool = False) -> None:
-    """Write judgements and what they cost, within the caller's transaction.
-
-    Args:
-        connection: from `JudgeCache.transaction`.
-        rows: key, value as JSON, cost, payer.
-        batch: whether the provider's batch endpoint answered them.
-    """
-    numbers = [(key, value, cost.requests, cost.prompt_tokens, cost.completion_tokens) for key, value, cost, _ in rows]
-    connection.executemany(_PUT, numbers)
-    totals: dict[str, Spending] = {}
-    for _, _, cost, payer in rows:
-        if payer:
-            totals[payer] = totals.get(payer, Spending()) + cost
-    for payer, cost in totals.items():
-        record_spending(connection, payer, cost, batch=batch)
-
-
-def record_spending(connection: sqlite3.Connection, payer: str, cost: Spending, *, batch: bool = False) -> None:
-    """Write what was paid, within the caller's transaction."""
-    numbers = (cost.requests, cost.prompt_tokens, cost.completion_tokens, cost.cached_tokens)
-    connection.execute(_SPEND, (payer, batch, *numbers))
 
 
 def _values(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Json]:

@@ -103,17 +103,17 @@ class ChatServer:
         self._max_retries = max_retries
         self._backoff_seconds = backoff_seconds
         self._lock = threading.Lock()
-        self._usage = Usage()
+        self._spent = Spending()
         self._pace = Pace()
         self._told_until = 0.0
         self._without_answer = 0
         self._not_taken: frozenset[str] = frozenset()
 
     @property
-    def usage(self) -> Usage:
+    def spent(self) -> Spending:
         """What has been spent so far."""
         with self._lock:
-            return self._usage
+            return self._spent
 
     def __repr__(self) -> str:
         return f"{self.model!r} at {shown(self.url)}"
@@ -253,11 +253,4 @@ class ChatServer:
 
     def _count(self, spent: Spending) -> None:
         with self._lock:
-            was = self._usage
-            self._usage = Usage(
-                was.requests + spent.requests,
-                0,
-                was.prompt_tokens + spent.prompt_tokens,
-                was.completion_tokens + spent.completion_tokens,
-                was.cached_tokens + spent.cached_tokens,
-            )
+            self._spent += spent

@@ -79,6 +79,11 @@ class FittedJudge:
         found = hashlib.sha256((self.directory / LINES).read_bytes()).hexdigest()
         return f"fitted:{self.card['trait']}-{found[:_SHOWN_OF_DIGEST]}"
 
+    @property
+    def training_questions(self) -> tuple[str, ...]:
+        """The questions whose answers it learned from: gold rows that are to correct it must not be of them."""
+        return tuple(self.card["training_questions"])
+
     def __repr__(self) -> str:
         return f"FittedJudge({self.name!r})"
 

@@ -92,6 +92,7 @@ def fit_judge(trait: Trait, rows: pd.DataFrame, directory: Path, *, seed: int = 
         "figures": figures,
         "delta_error": _delta_error(judged, labels, rows[groups]),
         "delta_error_between": groups,
+        "training_questions": sorted(rows["question"].unique()),
     }
     directory.mkdir(parents=True)
     save_file(_tensors(lines), directory / LINES)

@@ -35,7 +35,6 @@ from traitline.judges.numbers import Reading
 from traitline.judges.prices import find_price
 from traitline.judges.probe import PROBED, against_logprobs
 from traitline.judges.questions import MIN_MASS, questions_about, score_from
-from traitline.judges.spending import Spending
 from traitline.traits.trait import Trait
 
 Method = Literal["auto", "logprobs", "sample"]
@@ -258,10 +257,10 @@ class OpenAIJudge:
         with self.cache.asking(key, threading.Event()) as kept:
             if kept:
                 return str(kept[key]["finding"])
-            before = self._server.usage
+            before = self._server.spent
             finding = against_logprobs(self._server)
             self.cache.put(key, {"finding": finding}, requests=0)
-            self._asker.spend(_between(before, self._server.usage))
+            self._asker.spend(self._server.spent - before)
         return finding
 
     def numbers(self, prompts: Sequence[str], again: str = "") -> dict[str, list[Reading | str]]:
@@ -353,13 +352,3 @@ def make(rest: str, cache: Path | None = None, **options: Any) -> OpenAIJudge:
 def _known(method: Method) -> Settled | None:
     """The method in use before any server was asked."""
     return "sample" if method == "sample" else None
-
-
-def _between(before: Usage, after: Usage) -> Spending:
-    """Return what was spent between two looks."""
-    return Spending(
-        after.requests - before.requests,
-        after.prompt_tokens - before.prompt_tokens,
-        after.completion_tokens - before.completion_tokens,
-        after.cached_tokens - before.cached_tokens,
-    )

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from traitline.judges.asks import Ask
-from traitline.judges.cache import JudgeCache, cache_key, record_judgements, record_spending
+from traitline.judges.cache import JudgeCache, cache_key
+from traitline.judges.schema import record_judgements, record_spending
 from traitline.judges.spending import Spending
 
 _HELD = "SELECT key, logprobs, pair FROM batch_keys WHERE tag = ?"

@@ -1,13 +1,35 @@
-"""The tables of a judge cache's SQLite file, and how a file of an earlier version gets those it lacks.
+"""The tables of a judge cache's SQLite file, how a file of an earlier version gets those it lacks, and how judgements go in.
 
-Knows SQL only. Leaves judgements and what they cost to `cache.py`, batches to `orders.py`, and drift to `drift.py`.
+Knows SQL only. Leaves files and threads to `cache.py`, batches to `orders.py`, and drift to `drift.py`.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+
+from traitline.judges.spending import Spending
 
 VERSION = 2
+
+Row = tuple[str, str, Spending, str]
+"""Key, value as JSON, what it cost, and who paid: a model's name, or nobody."""
+
+_PUT = """
+INSERT INTO judgements VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+_SPEND = """
+INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (payer, batch) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens
+"""
 
 _JUDGEMENTS = """
 CREATE TABLE judgements (
@@ -100,3 +122,27 @@ def bring_up_to_date(connection: sqlite3.Connection) -> bool:
         connection.execute(_PAID_BEFORE_2)
     connection.execute(f"PRAGMA user_version={VERSION}")
     return True
+
+
+def record_judgements(connection: sqlite3.Connection, rows: Sequence[Row], *, batch: bool = False) -> None:
+    """Write judgements and what they cost, within the caller's transaction.
+
+    Args:
+        connection: from `JudgeCache.transaction`.
+        rows: key, value as JSON, cost, payer.
+        batch: whether the provider's batch endpoint answered them.
+    """
+    numbers = [(key, value, cost.requests, cost.prompt_tokens, cost.completion_tokens) for key, value, cost, _ in rows]
+    connection.executemany(_PUT, numbers)
+    totals: dict[str, Spending] = {}
+    for _, _, cost, payer in rows:
+        if payer:
+            totals[payer] = totals.get(payer, Spending()) + cost
+    for payer, cost in totals.items():
+        record_spending(connection, payer, cost, batch=batch)
+
+
+def record_spending(connection: sqlite3.Connection, payer: str, cost: Spending, *, batch: bool = False) -> None:
+    """Write what was paid, within the caller's transaction."""
+    numbers = (cost.requests, cost.prompt_tokens, cost.completion_tokens, cost.cached_tokens)
+    connection.execute(_SPEND, (payer, batch, *numbers))

@@ -29,6 +29,9 @@ class Spending:
         """Tokens sent and received."""
         return self.prompt_tokens + self.completion_tokens
 
+    def __sub__(self, other: Spending) -> Spending:
+        return self + Spending(-other.requests, -other.prompt_tokens, -other.completion_tokens, -other.cached_tokens)
+
     def __add__(self, other: Spending) -> Spending:
         return Spending(
             self.requests + other.requests,

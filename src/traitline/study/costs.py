@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from traitline.judges.base import KINDS
 from traitline.judges.batch import CHARACTERS_PER_TOKEN
+from traitline.judges.budget import shown_usd
 from traitline.judges.cache import JudgeCache
 from traitline.judges.chat import THINKING_TOKENS
 from traitline.judges.joint import joint_prompt
@@ -27,6 +27,8 @@ from traitline.study.config import StudyConfig
 from traitline.study.plan import Cell, Plan
 from traitline.traits.strategies import strategy
 
+RUN_HERE = {"nano", "words", "distilled", "zeroshot", "fitted", "labels", "local"}
+"""Kinds of judges that send nothing anywhere."""
 COLUMNS = ["judge", "batch", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "usd"]
 
 
@@ -83,7 +85,7 @@ def judging_usd(config: StudyConfig, cost: Spending) -> float | None:
     """Return what that is in US dollars: 0 where the judge runs here, None without a price or where the judge is not known."""
     model = api_model(config)
     if model is None:
-        return 0.0 if config.judge.partition(":")[0] in KINDS else None
+        return 0.0 if config.judge.partition(":")[0] in RUN_HERE else None
     price = find_price(model, config.judging.prices)
     return None if price is None else price.usd(cost, batch=config.judging.batch)
 
@@ -106,8 +108,13 @@ def judging_note(config: StudyConfig) -> str | None:
     )
 
 
-def spent_so_far(config: StudyConfig, cache: Path) -> pd.DataFrame:
+def spent_so_far(judge: str, cache: Path, prices: Path | None = None) -> pd.DataFrame:
     """Return what was ever paid on a run's judge cache, one row per model and way of asking; `usd` is NaN without a price.
+
+    Args:
+        judge: the judge of the run, who has paid where nobody else is known to have.
+        cache: the file.
+        prices: a file of prices that goes before ours.
 
     Raises:
         StoreError: the file is no judge cache.
@@ -118,12 +125,22 @@ def spent_so_far(config: StudyConfig, cache: Path) -> pd.DataFrame:
         spent = kept.spent()
     records: list[dict[str, Any]] = []
     for (payer, batch), cost in sorted(spent.items()):
-        model = payer or api_model(config) or ""
-        price = find_price(model, config.judging.prices)
+        model = payer or judge.partition(":")[2]
+        price = find_price(model, prices)
         usd = None if price is None else price.usd(cost, batch=batch)
         tokens = {name: getattr(cost, name) for name in COLUMNS[2:6]}
         records.append({"judge": f"openai:{model}", "batch": batch, **tokens, "usd": usd})
     return pd.DataFrame(records, columns=COLUMNS).astype({"usd": float})
+
+
+def describe_spending(spent: pd.DataFrame) -> str | None:
+    """Return what was spent in one sentence; None where nothing was."""
+    if spent.empty:
+        return None
+    usd = spent["usd"].sum(skipna=False)
+    money = "at an unknown price" if pd.isna(usd) else shown_usd(float(usd))
+    requests, tokens = int(spent["requests"].sum()), int(spent[["prompt_tokens", "completion_tokens"]].to_numpy().sum())
+    return f"judging has cost {money} so far, for {requests:,} requests of {tokens:,} tokens"
 
 
 def _others(plan: Plan, cell: Cell) -> list[str]:

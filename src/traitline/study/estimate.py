@@ -15,6 +15,7 @@ from traitline.analysis.significance import minimum_detectable_effect, smallest_
 from traitline.judges.spending import Spending
 from traitline.study.config import FORCED
 from traitline.study.costs import Rows, judging_cost, judging_note, judging_usd
+from traitline.study.facets import facet_calls
 from traitline.study.plan import Cell, Identity, Network, Plan
 
 ROW_BYTES, TOKEN_BYTES = 60, 4
@@ -63,7 +64,7 @@ def efforts(plan: Plan) -> dict[str, Effort]:
         for cell, rows, crossed in _counted(plan, network, phase):
             total, calls = total + rows, calls + 2 * rows + 2 * crossed * others
             judged[phase].append(Rows(cell, rows, crossed, length))
-        phases[phase] = (total, length, calls)
+        phases[phase] = (total, length, calls + facet_calls(plan, network, phase))
     done = {phase: _effort(plan, phase, judging_cost(plan, judged[phase]), *numbers) for phase, numbers in phases.items()}
     return {**done, "total": _sum(list(done.values()))}
 

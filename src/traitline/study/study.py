@@ -101,13 +101,29 @@ class Study:
         Raises:
             StoreError: the judge cache is damaged.
         """
-        return spent_so_far(self.config, RunStore(self.out).judge_cache)
+        return spent_so_far(self.config.judge, RunStore(self.out).judge_cache, self.config.judging.prices)
 
     def report(self) -> Path:
         """Write figures and report.html from the run's tables. Returns the page's path."""
         from traitline.report import write_report
 
         return write_report(self.out)
+
+
+def run_spending(out: Path) -> pd.DataFrame:
+    """Return what judging by an API has cost a run so far, as `Study.spent`, from its directory alone.
+
+    That holds no prices of the user's own: without the study, only packaged ones are known.
+
+    Raises:
+        InputError: no run lies there.
+        StoreError: the judge cache is damaged.
+    """
+    try:
+        judge = str(yaml.safe_load((out / "study.yaml").read_text(encoding="utf-8"))["study"]["judge"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"no run lies in {str(out)!r} ({error}); start one with 'traitline run'") from error
+    return spent_so_far(judge, RunStore(out).judge_cache)
 
 
 def run_status(out: Path) -> pd.DataFrame:
