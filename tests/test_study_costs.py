@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from misbehaving_server import WAYS, MisbehavingServer, chat_completion
@@ -15,7 +16,7 @@ from small_study import make_study
 from traitline.errors import InputError
 from traitline.judges import prices
 from traitline.study import Study
-from traitline.study.config import StudyConfig, load_config
+from traitline.study.config import DATA, StudyConfig, load_config
 from traitline.study.costs import describe_spending
 from traitline.study.plan import make_plan
 from traitline.study.run import run_study
@@ -108,3 +109,19 @@ def test_judging_is_for_judges_by_api(tmp_path: Path) -> None:
     for bad in ({"budget_usd": 0}, {"samples": 0}, {"budget": 5}, {"drift_hours": -1}):
         with pytest.raises((InputError, ValidationError)):
             load_config(make_study(tmp_path, judge="openai:tiny", judging=bad))
+
+
+def test_a_facet_judge_by_api_is_counted_and_paid_for(tmp_path: Path) -> None:
+    fewer = {"traits": ["evil"], "checkpoints": ["step1408", "step2000"], "facet_judge": None}
+    config = yaml.safe_load((DATA / "nano.yaml").read_text()) | fewer
+    totals = {}
+    for name in (None, "openai:gpt-4.1-mini", "openai:nobody-knows", "local:somewhere"):
+        study = tmp_path / "asked.yaml"
+        study.write_text(yaml.safe_dump(config | {"facet_judge": name}))
+        totals[name] = Study.from_yaml(study).plan()["total"]
+    free, paid, unknown, local = totals.values()
+    assert free["money"] == local["money"] == 0
+    assert paid["judge_calls"] == unknown["judge_calls"] == local["judge_calls"] > free["judge_calls"]
+    assert paid["money"] > 0
+    assert unknown["money"] is None
+    assert paid["judge_tokens"] > free["judge_tokens"]

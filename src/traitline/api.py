@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -49,18 +50,19 @@ def trait(name: str | Path) -> Trait:
     return load_trait(name)
 
 
-def judge(name: str = "distilled", cache: str | Path | None = None) -> Judge:
+def judge(name: str = "distilled", cache: str | Path | None = None, **options: Any) -> Judge:
     """Return a judge by name, for example `openai:gpt-4.1-mini` or `nano`; the embedded one where none is named.
 
     Args:
         name: kind and model.
         cache: SQLite file in which a judge by API or a local model keeps every judgement.
+        options: what `OpenAIJudge` takes, for a judge by API: batch, budget_usd, samples and others.
 
     Raises:
         InputError: no such judge.
         JudgeError: it cannot be used, for example without a key.
     """
-    return make_judge(name, Path(cache) if cache is not None else None)
+    return make_judge(name, Path(cache) if cache is not None else None, **options)
 
 
 def facet_judge(name: str, cache: str | Path | None = None) -> Annotator:

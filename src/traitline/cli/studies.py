@@ -52,6 +52,8 @@ def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
     say(f"traits {', '.join(found['traits'])}; strategies {', '.join(found['strategies'])}")
     takes = ("phase", ">rows, at most", ">new tokens, at most", ">judge calls, at most", ">disk", ">download", ">money")
     print_table("What it takes", takes, [_phase(*one) for one in [*found["phases"].items(), ("total", found["total"])]])
+    if found["judging"]:
+        say(found["judging"][0].upper() + found["judging"][1:] + ".")
     shows = ("trait", "strategy", ">questions", ">smallest p", ">after Holm", ">detectable effect")
     print_table("What it can show", shows, [_power(one) for one in found["power"]])
     spreads = sorted({one["assumed_sd"] for one in found["power"]})
@@ -68,6 +70,8 @@ def status(
 ) -> None:
     """Say how far a run is, and what failed and why."""
     from traitline.study import run_status
+    from traitline.study.costs import describe_spending
+    from traitline.study.study import run_spending
 
     out = _run_folder(run)
     found = run_status(out)
@@ -75,11 +79,14 @@ def status(
     cells: list[dict[Any, Any]] = found.astype(object).where(found.notna(), None).to_dict("records")
     failed = [cell for cell in cells if cell["state"] == "failed"]
     if as_json:
-        print_json({"run": out.absolute(), "states": counts, "failed": failed, "cells": cells})
+        spent = _records(run_spending(out))
+        print_json({"run": out.absolute(), "states": counts, "failed": failed, "cells": cells, "judging": spent})
         return
     rows = [(phase, state, count(number)) for phase, states in counts.items() for state, number in states.items()]
     say(out.absolute())
     print_table("States", ("phase", "state", ">count"), rows)
+    if told := describe_spending(run_spending(out)):
+        say(told[0].upper() + told[1:] + ".")
     if failed:
         columns = ("phase", "network", "trait", "strategy", "reason")
         print_table("Failed; run the study again to retry", columns, [[cell[name] for name in columns] for cell in failed])
@@ -109,6 +116,7 @@ def report(
 def _run(name: str, out: Path | None, as_json: bool) -> None:
     """Do a study and print its verdicts."""
     from traitline.study import Study
+    from traitline.study.costs import describe_spending
     from traitline.study.estimate import efforts
 
     study = Study.from_yaml(name, out)
@@ -121,10 +129,12 @@ def _run(name: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         states = {"complete": outcome.complete, "no_vector": outcome.no_vector, "failed": len(outcome.failed)}
         found = {"run": study.out.resolve(), "report": page, "states": states, "failures": outcome.failed, "verdicts": verdicts}
-        print_json({**found, "notes": outcome.notes})
+        print_json({**found, "notes": outcome.notes, "judging": _records(study.spent())})
     else:
         rows = [(one["trait"], one["strategy"], one["sentence"]) for one in verdicts]
         print_table("When each trait became steerable", ("trait", "strategy", "verdict"), rows, lines=True)
+        if spent := describe_spending(study.spent()):
+            say(spent[0].upper() + spent[1:] + ".")
         say(page)
     for one in outcome.notes:
         note(one)
@@ -159,6 +169,12 @@ def _verdicts(study: Study) -> list[dict[Any, Any]]:
 
     table = pd.read_csv(study.out / "tables" / "verdicts.csv")
     table = table.loc[table["kind"] == "emergence", ["trait", "strategy", "layer", "coef", "sentence"]]
+    found: list[dict[Any, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return found
+
+
+def _records(table: Any) -> list[dict[Any, Any]]:
+    """Return a table's rows; None where a value is missing."""
     found: list[dict[Any, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
     return found
 

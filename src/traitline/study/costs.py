@@ -18,6 +18,7 @@ from traitline.judges.batch import CHARACTERS_PER_TOKEN
 from traitline.judges.budget import shown_usd
 from traitline.judges.cache import JudgeCache
 from traitline.judges.chat import THINKING_TOKENS
+from traitline.judges.facets import facet_prompt
 from traitline.judges.joint import joint_prompt
 from traitline.judges.prices import find_price, no_price
 from traitline.judges.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
@@ -81,12 +82,33 @@ def judging_cost(plan: Plan, parts: Iterable[Rows]) -> Spending:
     return total
 
 
-def judging_usd(config: StudyConfig, cost: Spending) -> float | None:
-    """Return what that is in US dollars: 0 where the judge runs here, None without a price or where the judge is not known."""
-    model = api_model(config)
-    if model is None:
-        return 0.0 if config.judge.partition(":")[0] in RUN_HERE else None
-    price = find_price(model, config.judging.prices)
+def labelling_cost(plan: Plan, parts: Iterable[Rows]) -> Spending:
+    """Return what asking the facet judge will take, if every response showed the trait; nothing where it runs here.
+
+    Args:
+        plan: the study.
+        parts: the responses that it may be asked about; `crossed` is not used.
+    """
+    asked, total = plan.config.judging, Spending()
+    if not (plan.config.facet_judge or "").startswith("openai:"):
+        return total
+    samples = asked.samples if asked.method == "sample" else 1
+    answer = (SAMPLE_SETTINGS if asked.method == "sample" else LOGPROBS_SETTINGS)["max_tokens"]
+    for part in parts:
+        trait, style = plan.traits[part.cell.trait], strategy(plan.config.asked(part.cell.strategy)).style
+        prompts = [facet_prompt(trait, facet, _typical_question(plan, part.cell), "", style) for facet in trait.facets]
+        tokens = sum(-(-len(prompt) // CHARACTERS_PER_TOKEN) + part.length for prompt in prompts)
+        requests = part.rows * samples * len(prompts)
+        total += Spending(requests, part.rows * samples * tokens, requests * answer)
+    return total
+
+
+def in_usd(judge: str | None, config: StudyConfig, cost: Spending) -> float | None:
+    """Return what a judge's part is in US dollars: 0 where it runs here, None without a price or where it is not known."""
+    kind, _, model = (judge or "").partition(":")
+    if judge is None or kind in RUN_HERE:
+        return 0.0
+    price = find_price(model, config.judging.prices) if kind == "openai" else None
     return None if price is None else price.usd(cost, batch=config.judging.batch)
 
 
@@ -152,12 +174,15 @@ def _prompts(plan: Plan, part: Rows, rubric: str, joint: bool, *, with_coherence
 
     Coherence is asked once, with the cell's own trait, unless it comes with every rubric.
     """
-    own = plan.traits[part.cell.trait]
-    asked = plan.config.asked(part.cell.strategy)
-    style = strategy(asked).style
-    questions = [question.text for split in ("elicit", "evaluate") for question in own.questions(asked, split)]
-    typical = sorted(questions, key=len)[len(questions) * 3 // 4] if questions else ""
-    [both] = questions_about(plan.traits[rubric], [typical], [""], style)
+    style = strategy(plan.config.asked(part.cell.strategy)).style
+    [both] = questions_about(plan.traits[rubric], [_typical_question(plan, part.cell)], [""], style)
     if joint:
         return [joint_prompt(both.trait, style)]
     return [both.trait, both.coherence] if with_coherence else [both.trait]
+
+
+def _typical_question(plan: Plan, cell: Cell) -> str:
+    """Return a question of a cell that three quarters of its questions are not longer than."""
+    asked = plan.config.asked(cell.strategy)
+    texts = [question.text for split in ("elicit", "evaluate") for question in plan.traits[cell.trait].questions(asked, split)]
+    return sorted(texts, key=len)[len(texts) * 3 // 4] if texts else ""

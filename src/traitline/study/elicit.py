@@ -129,6 +129,7 @@ def score_table(
         missing_reason=pd.Series([scores[i].missing_reason for i in scored.index], dtype=object),
         other_scores=pd.Series([json.dumps(o, sort_keys=True) if o else None for o in other], dtype=object),
         facets=pd.Series([facets.get(i) for i in scored.index], dtype=object),
+        flagged=[scores[i].flagged for i in scored.index],
         judge=judge.name,
     )
 

@@ -14,8 +14,8 @@ from typing import Any
 from traitline.analysis.significance import minimum_detectable_effect, smallest_p
 from traitline.judges.spending import Spending
 from traitline.study.config import FORCED
-from traitline.study.costs import Rows, judging_cost, judging_note, judging_usd
-from traitline.study.facets import facet_calls
+from traitline.study.costs import Rows, in_usd, judging_cost, judging_note, labelling_cost
+from traitline.study.facets import facet_calls, facet_rows
 from traitline.study.plan import Cell, Identity, Network, Plan
 
 ROW_BYTES, TOKEN_BYTES = 60, 4
@@ -57,6 +57,7 @@ def efforts(plan: Plan) -> dict[str, Effort]:
     phases: dict[str, tuple[int, int, int]] = {"elicit": (0, e.max_new_tokens, 0)}
     phases |= dict.fromkeys(("evaluate", "transfer"), (0, v.max_new_tokens, 0))
     judged: dict[str, list[Rows]] = {phase: [] for phase in phases}
+    labelled: dict[str, list[Rows]] = {phase: [] for phase in phases}
     visits = [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")]
     visits += [("elicit", n) for n in plan.descendants] + [("transfer", n) for n in plan.targets]
     for phase, network in visits:
@@ -64,8 +65,10 @@ def efforts(plan: Plan) -> dict[str, Effort]:
         for cell, rows, crossed in _counted(plan, network, phase):
             total, calls = total + rows, calls + 2 * rows + 2 * crossed * others
             judged[phase].append(Rows(cell, rows, crossed, length))
+        labelled[phase] += [Rows(cell, rows, 0, length) for cell, rows in facet_rows(plan, network, phase)]
         phases[phase] = (total, length, calls + facet_calls(plan, network, phase))
-    done = {phase: _effort(plan, phase, judging_cost(plan, judged[phase]), *numbers) for phase, numbers in phases.items()}
+    costs = {phase: (judging_cost(plan, judged[phase]), labelling_cost(plan, labelled[phase])) for phase in phases}
+    done = {phase: _effort(plan, phase, costs[phase], *numbers) for phase, numbers in phases.items()}
     return {**done, "total": _sum(list(done.values()))}
 
 
@@ -97,20 +100,22 @@ def _rows(plan: Plan, network: Network, cell: Cell, phase: str) -> Any:
     return plan.evaluation_rows(network, cell) if phase == "evaluate" else plan.transfer_rows(network, cell)
 
 
-def _effort(plan: Plan, phase: str, judging: Spending, rows: int, length: int, calls: int) -> Effort:
+def _effort(plan: Plan, phase: str, costs: tuple[Spending, Spending], rows: int, length: int, calls: int) -> Effort:
     networks = plan.targets if phase == "transfer" else plan.checkpoints
     local = all(network.revision is None for network in networks)
     on_nano = plan.lineage.name == "nano"
     fetched = 0 if local or phase == "evaluate" or not networks else None  # evaluate uses what elicit has loaded
+    judges = (plan.config.judge, plan.config.facet_judge)
+    money = [in_usd(judge, plan.config, cost) for judge, cost in zip(judges, costs, strict=True)]
     return Effort(
         rows=rows,
         tokens=rows * length,
         judge_calls=calls,
-        judge_tokens=judging.tokens,
+        judge_tokens=sum(cost.tokens for cost in costs),
         download_bytes=fetched,
         disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length),
         gpu_seconds=0.0 if on_nano else None,
-        money=judging_usd(plan.config, judging),
+        money=None if None in money else sum(filter(None, money)),
     )
 
 

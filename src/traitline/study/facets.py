@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -59,14 +59,17 @@ def labels_path(store: RunStore, cell: Cell) -> Path:
 
 def facet_calls(plan: Plan, network: Network, phase: str) -> int:
     """Return how many questions a phase has for the facet judge at one network, if every response showed the trait."""
+    return sum(len(plan.traits[cell.trait].facets) * rows for cell, rows in facet_rows(plan, network, phase))
+
+
+def facet_rows(plan: Plan, network: Network, phase: str) -> Iterator[tuple[Cell, int]]:
+    """Yield, per cell of one network, how many responses the facet judge is asked about, if every one showed the trait."""
     if plan.config.facet_judge is None or network not in plan.checkpoints or phase == "transfer":
-        return 0
+        return
     rows = plan.elicit_rows if phase == "elicit" else plan.evaluation_rows
-    return sum(
-        len(plan.traits[cell.trait].facets) * sum(_may_show(row.identity, plan) for row in rows(network, cell))
-        for cell in plan.cells(network)
-        if plan.traits[cell.trait].facets
-    )
+    for cell in plan.cells(network):
+        if plan.traits[cell.trait].facets:
+            yield cell, sum(_may_show(row.identity, plan) for row in rows(network, cell))
 
 
 class FacetStage:

@@ -54,6 +54,7 @@ RESPONSES = pa.schema(
         ("control_kind", pa.string()),
         ("other_scores", pa.string()),
         ("facets", pa.string()),
+        ("flagged", pa.bool_()),
     ]
 )
 """One row per response. `control_kind`, `other_scores` (JSON: trait -> score) and `facets` (JSON list of those shown; null
@@ -241,6 +242,8 @@ def read_rows(path: Path) -> pd.DataFrame:
         raise StoreError(
             f"{str(path)!r} is broken ({str(error).splitlines()[0]}); delete it and run again: only what it held is made anew"
         ) from error
+    if "flagged" not in table.column_names:  # a file from before texts that address the judge were looked for
+        table = table.append_column("flagged", pa.nulls(len(table), pa.bool_()))
     missing = [name for name in RESPONSES.names if name not in table.column_names]
     if missing:
         raise StoreError(f"{str(path)!r} lacks the columns {', '.join(missing)}; it is no response file of this version")
