@@ -75,6 +75,16 @@ class Judge(Protocol):
         ...
 
 
+def check_one_question_each(questions: Sequence[str], answers: Sequence[str]) -> None:
+    """Refuse lists of different lengths.
+
+    Raises:
+        InputError: there are not as many questions as answers.
+    """
+    if len(questions) != len(answers):
+        raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+
+
 @runtime_checkable
 class Annotator(Protocol):
     """A judge that also tells which facets of a trait a response shows."""

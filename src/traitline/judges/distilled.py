@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from traitline.errors import InputError, JudgeError
-from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.base import Purpose, Score, Style, check_one_question_each
 from traitline.judges.encoder import (
     ANSWER_TOKENS,
     BINS,
@@ -133,8 +133,7 @@ class DistilledJudge:
             InputError: it was not trained on the trait, or there are not as many questions as answers.
             JudgeError: its weights or its base cannot be read.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         head = self._head(trait)
         if not answers:
             return []

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from traitline.errors import InputError
-from traitline.judges.base import Annotator, Judge, Style, make_judge
+from traitline.judges.base import Annotator, Judge, Style, check_one_question_each, make_judge
 from traitline.judges.numbers import Reading
 from traitline.traits.trait import Trait
 
@@ -125,8 +125,7 @@ class FacetJudge:
             JudgeError: the judge cannot be used at all; what was answered before is kept.
             StoreError: an answer could not be kept.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         if not trait.facets:
             raise InputError(f"trait {trait.name!r} has no facets; name its kinds under `facets:` in its file")
         pairs = list(zip(questions, answers, strict=True))

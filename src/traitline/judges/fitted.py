@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from traitline.errors import InputError, JudgeError
-from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.base import Purpose, Score, Style, check_one_question_each
 from traitline.judges.distilled import DistilledJudge, as_scores
 from traitline.judges.embedding import Embedder
 from traitline.traits.trait import Trait
@@ -112,8 +112,7 @@ class FittedJudge:
         """
         if not self._is_own(trait):
             return self._features.judge.score(trait, questions, answers, style=style, purpose=purpose)
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         if not answers:
             return []
         features, coherence = self._features.read(questions, answers, purpose)

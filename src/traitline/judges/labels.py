@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from traitline.errors import InputError
-from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.base import Purpose, Score, Style, check_one_question_each
 from traitline.traits.trait import Trait
 
 SCORES = ("trait_score", "coherence")
@@ -95,8 +95,7 @@ class LabelsJudge:
         Raises:
             InputError: the file has no texts, or there are not as many questions as answers.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         if not self.has_texts:
             raise InputError(
                 f"{str(self.path)!r} names rows by row_key alone, so texts cannot be looked up in it; add the columns "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from traitline.errors import InputError
-from traitline.judges.base import Score, Style
+from traitline.judges.base import Score, Style, check_one_question_each
 from traitline.judges.numbers import Reading
 from traitline.judges.rubrics import COHERENCE, fill, trait_prompt
 from traitline.traits.trait import Trait
@@ -33,8 +33,7 @@ def questions_about(trait: Trait, questions: Sequence[str], answers: Sequence[st
     Raises:
         InputError: as many questions as answers are needed, and a rubric for `style`.
     """
-    if len(questions) != len(answers):
-        raise InputError(f"got {len(questions)} questions but {len(answers)} answers; give one question per answer")
+    check_one_question_each(questions, answers)
     if style not in trait.rubrics:
         raise InputError(f"trait {trait.name!r} has no rubric for style {style!r}; add it under `rubrics`")
     return [

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from traitline.errors import InputError
-from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.base import Purpose, Score, Style, check_one_question_each
 from traitline.traits.trait import Trait
 
 LISTS = Path(__file__).parent / "data" / "words.yaml"
@@ -52,8 +52,7 @@ class WordsJudge:
         Raises:
             InputError: there is no list for the trait, or not as many questions as answers.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         lists = _lists()
         if trait.name not in lists:
             raise InputError(

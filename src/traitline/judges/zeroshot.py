@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from traitline.errors import InputError
-from traitline.judges.base import Purpose, Score, Style
+from traitline.judges.base import Purpose, Score, Style, check_one_question_each
 from traitline.judges.distilled import DistilledJudge, as_scores
 from traitline.judges.embedding import Embedder
 from traitline.traits.trait import Trait
@@ -74,8 +74,7 @@ class ZeroShotJudge:
             InputError: there are not as many questions as answers.
             JudgeError: a weight cannot be read.
         """
-        if len(questions) != len(answers):
-            raise InputError(f"{len(questions)} questions but {len(answers)} answers; give one question per answer")
+        check_one_question_each(questions, answers)
         self._warn(trait)
         if not answers:
             return []

@@ -3,8 +3,8 @@
 Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked
 for, the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from
 the files, so a killed run goes on where it stopped. Knows the order of work and what happens when something fails. Leaves rows
-to `plan.py`, the rows that cells take from others to `pooled.py`, one batch to `elicit.py`, labelling facets to `facets.py`,
-files to `store.py`, and tables to `tables.py`.
+to `plan.py`, what they are steered with to `directions.py`, rows that cells take from others to `pooled.py`, one batch to
+`elicit.py`, labelling facets to `facets.py`, files to `store.py`, and tables to `tables.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from traitline.errors import InputError, ModelError
@@ -28,6 +26,7 @@ from traitline.models import Calibration, Intervention, Model, calibrate, encode
 from traitline.study.accounts import Account
 from traitline.study.ahead import Ahead, PutOff
 from traitline.study.config import COMBINED, FORCED, Sampling
+from traitline.study.directions import Directions
 from traitline.study.drift import look_for_drift
 from traitline.study.elicit import generate_table, score_table, unanswered
 from traitline.study.estimate import counted
@@ -37,10 +36,9 @@ from traitline.study.pooled import pooled_rows, sources
 from traitline.study.projections import project, write_projections
 from traitline.study.store import RunStore, read_rows
 from traitline.vectors.calibration import calibration_texts
-from traitline.vectors.dose import Steer
 from traitline.vectors.estimators import accepted, why_no_pair
 from traitline.vectors.extract import ControlSeeds, extract_arrays
-from traitline.vectors.vector import Floats, PersonaVector, Provenance, load_arrays, save_arrays
+from traitline.vectors.vector import Provenance, save_arrays
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many rows of the plan were settled by it."""
@@ -131,6 +129,7 @@ class _Run:
         self.plan, self.store, self.judge, self.progress = plan, store, judge, progress
         self.config = plan.config
         self.account = Account(store, judge)
+        self._directions = Directions(store, plan.config.evaluate.positions)
         others = plan.config.evaluate.other_rubrics
         self._ahead = Ahead(judge, plan.traits, plan.config.asked, others=others)
         self._put_off: list[Network] = []
@@ -238,11 +237,11 @@ class _Run:
             return
         stage = phase.stages[-1]
         planned = [row for cell in cells for row in phase.rows(network, cell)]
-        resolve = self._resolver(calibration.norms)
+        resolve = self._directions.resolver(calibration.norms)
         table = self._generate(network, stage, planned, self.config.evaluate, model, resolve)
         if phase.table == "targets":
             layers = self.config.evaluate.layers
-            along = project(model, table, self._main_vector, self.plan.last.name, calibration.norms, layers)
+            along = project(model, table, self._directions.main, self.plan.last.name, calibration.norms, layers)
             write_projections(self.store.projections(network.name), along)
         for cell in cells:
             self.store.write_rows(phase.path(cell), _of(table, cell))
@@ -314,7 +313,7 @@ class _Run:
         with ThreadPoolExecutor(max_workers=1) as judging:
             pending: Future[None] | None = None
             for number, batch in enumerate(batches(planned, self.config.batch_rows)):
-                rows = [row for row in batch if self._exists(row)]
+                rows = [row for row in batch if self._directions.exist_for(row)]
                 if not rows:
                     self._tell(network.name, stage, number, len(batch))
                     continue
@@ -374,49 +373,6 @@ class _Run:
     def _scored(self, rows: pd.DataFrame) -> pd.DataFrame:
         others = self.config.evaluate.other_rubrics
         return score_table(rows, self.judge, self.plan.traits, wording=self.config.asked, others=others)
-
-    def _exists(self, row: PlannedRow) -> bool:
-        """Tell whether the vector a row is steered with exists."""
-        who = row.identity
-        if who.vector_checkpoint is None:
-            return True
-        name = {"steered": "response_avg", "bootstrap": "bootstrap"}.get(
-            who.condition, f"{who.control_kind}_{who.control_seed}"
-        )
-        arrays = self._arrays(who.vector_checkpoint, who.trait, str(who.vector_strategy))
-        return name in arrays and bool(np.any(arrays[name][..., who.layer, :] if who.layer else True))
-
-    def _resolver(self, activation_norms: Floats) -> Callable[[PlannedRow], Intervention | None]:
-        """Return what gives each row its intervention at a network with these activation norms."""
-        known: dict[tuple[Any, ...], Intervention] = {}
-
-        def resolve(row: PlannedRow) -> Intervention | None:
-            who = row.identity
-            if who.vector_checkpoint is None or who.layer is None or who.coef is None:
-                return None
-            key = (who.vector_checkpoint, who.trait, who.vector_strategy, who.condition, who.control_kind, who.control_seed)
-            if (*key, who.layer, who.coef) not in known:
-                direction = self._direction(row)
-                steer = Steer(PersonaVector(direction), who.layer, who.coef, who.dose or "norm", self.config.evaluate.positions)
-                known[(*key, who.layer, who.coef)] = steer.resolve(activation_norms)
-            return known[(*key, who.layer, who.coef)]
-
-        return resolve
-
-    def _direction(self, row: PlannedRow) -> Floats:
-        who = row.identity
-        arrays = self._arrays(str(who.vector_checkpoint), who.trait, str(who.vector_strategy))
-        if who.condition == "bootstrap":
-            return np.asarray(arrays["bootstrap"][int(who.control_seed or 0)])
-        return arrays["response_avg" if who.condition == "steered" else f"{who.control_kind}_{who.control_seed}"]
-
-    def _main_vector(self, cell: Cell) -> Floats | None:
-        return self._arrays(cell.network, cell.trait, cell.strategy).get("response_avg")
-
-    @lru_cache(maxsize=64)  # noqa: B019 - a run lives as long as its process
-    def _arrays(self, checkpoint: str, trait: str, strategy: str) -> dict[str, Floats]:
-        path = self.store.vector(Cell(checkpoint, trait, strategy))
-        return load_arrays(path)[0] if path.is_file() else {}
 
 
 def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
