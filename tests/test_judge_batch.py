@@ -19,8 +19,8 @@ import pytest
 from batch_server import BatchServer
 from test_judge_server import KEY, TRAIT, assert_expected, rows
 from traitline.errors import InputError, JudgeError
-from traitline.judges import batch, provider
-from traitline.judges.budget import BudgetError
+from traitline.judges.api import batch, provider
+from traitline.judges.api.budget import BudgetError
 from traitline.judges.cache import JudgeCache
 from traitline.judges.openai import OpenAIJudge
 

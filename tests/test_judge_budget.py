@@ -16,10 +16,10 @@ import pytest
 from misbehaving_server import WAYS, MisbehavingServer, chat_completion
 from test_judge_server import TRAIT, assert_expected, rows
 from traitline.errors import InputError
-from traitline.judges.budget import Bill, Budget, BudgetError
+from traitline.judges.api.budget import Bill, Budget, BudgetError
+from traitline.judges.api.prices import PRICES, Price, find_price, load_prices
 from traitline.judges.cache import JudgeCache
 from traitline.judges.openai import OpenAIJudge
-from traitline.judges.prices import PRICES, Price, find_price, load_prices
 from traitline.judges.spending import Spending
 
 TOKENS = 12

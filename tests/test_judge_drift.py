@@ -15,9 +15,9 @@ from misbehaving_server import MisbehavingServer
 from small_study import make_study
 from test_judge_server import TRAIT, rows
 from traitline.errors import JudgeError
-from traitline.judges.budget import BudgetError
+from traitline.judges.api.budget import BudgetError
+from traitline.judges.api.drift import check_drift, drift_table
 from traitline.judges.cache import JudgeCache
-from traitline.judges.drift import check_drift, drift_table
 from traitline.judges.openai import OpenAIJudge
 from traitline.study import Study
 from traitline.study.run import run_study

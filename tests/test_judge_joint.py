@@ -11,8 +11,8 @@ import pytest
 
 from misbehaving_server import WAYS, MisbehavingServer
 from test_judge_server import TRAIT, rows
+from traitline.judges.api.joint import joint_prompt, read_pair, read_pair_samples
 from traitline.judges.cache import JudgeCache
-from traitline.judges.joint import joint_prompt, read_pair, read_pair_samples
 from traitline.judges.numbers import Position
 from traitline.judges.openai import OpenAIJudge
 from traitline.judges.questions import questions_about

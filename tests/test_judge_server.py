@@ -19,12 +19,12 @@ import pytest
 
 from misbehaving_server import FINAL, PASSING, WAYS, MisbehavingServer, odds_for, redirection
 from traitline.errors import JudgeError
-from traitline.judges import chat
+from traitline.judges.api import chat
+from traitline.judges.api.chat import GIVE_UP_AFTER
+from traitline.judges.api.waits import asked_wait_seconds
 from traitline.judges.cache import JudgeCache
-from traitline.judges.chat import GIVE_UP_AFTER
 from traitline.judges.openai import OpenAIJudge
 from traitline.judges.questions import questions_about
-from traitline.judges.waits import asked_wait_seconds
 from traitline.traits.trait import Contrast, StrategyTexts, Trait
 
 KEY = "sk-test-1a2b3c4d5e6f"
@@ -282,9 +282,9 @@ def test_failures_of_every_kind_change_no_score_and_show_no_key(
 
 RUN = """
 import logging, sys, traceback
-from traitline.judges import chat
+from traitline.judges.api import chat
 from traitline.judges.cache import JudgeCache
-from traitline.judges.chat import GIVE_UP_AFTER
+from traitline.judges.api.chat import GIVE_UP_AFTER
 from traitline.judges.openai import OpenAIJudge
 from traitline.traits.trait import Trait
 trait = Trait.model_validate_json(sys.argv[3])

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from misbehaving_server import WAYS, MisbehavingServer, chat_completion
 from small_study import make_study
 from traitline.errors import InputError
-from traitline.judges import prices
+from traitline.judges.api import prices
 from traitline.study import Study
 from traitline.study.config import DATA, StudyConfig, load_config
 from traitline.study.costs import describe_spending

@@ -19,8 +19,8 @@ from batch_server import BatchServer
 from small_study import make_study
 from test_judge_server import KEY
 from traitline.errors import InputError
-from traitline.judges import provider
-from traitline.judges.budget import BudgetError
+from traitline.judges.api import provider
+from traitline.judges.api.budget import BudgetError
 from traitline.study import Study
 from traitline.study.run import run_study
 

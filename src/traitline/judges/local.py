@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from traitline.errors import InputError, JudgeError
+from traitline.judges.api.chat import Usage
 from traitline.judges.base import Purpose, Score, Style
 from traitline.judges.cache import JudgeCache, cache_key
-from traitline.judges.chat import Usage
 from traitline.judges.numbers import Reading
 from traitline.judges.questions import MIN_MASS, questions_about, score_from
 from traitline.judges.spelling import find_spellings

@@ -1,6 +1,6 @@
 """Reading a number from 0 to 100 off a language model's answer.
 
-Knows tokens, probabilities and texts. Leaves to `chat.py` how they come from a server, and to `openai.py` what a number
+Knows tokens, probabilities and texts. Leaves to `api/chat.py` how they come from a server, and to `openai.py` what a number
 means and when one is worth asking for. The expected value over number tokens, instead of the one number written, is the
 graded score of "Persona Vectors" (arXiv 2507.21509): it uses the judge's own doubt and has no sampling noise.
 """

@@ -1,8 +1,8 @@
 """The judge that asks a language model on any OpenAI-compatible server.
 
 Knows by which method a server can be read, and what an answer makes of a response. Leaves having many questions answered
-without ever asking twice to `asking.py`, the server to `chat.py`, reading numbers to `numbers.py`, and what is asked to
-`questions.py` and `joint.py`.
+without ever asking twice to `api/asking.py`, the server to `api/chat.py`, reading numbers to `numbers.py`, and what is asked to
+`questions.py` and `api/joint.py`.
 
 Two methods. `logprobs`: the expected value over the number tokens 0 to 100 among the 20 most probable first tokens; needs a
 server that gives probabilities and a tokeniser that keeps such numbers whole. `sample`: the mean of several answers drawn at
@@ -21,19 +21,19 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from traitline.errors import InputError, JudgeError
-from traitline.judges.asking import Asker
-from traitline.judges.asks import Manner, Settled, pair_reading, reading
+from traitline.judges.api.asking import Asker
+from traitline.judges.api.asks import Manner, Settled, pair_reading, reading
+from traitline.judges.api.batch import Batches
+from traitline.judges.api.budget import Bill, Budget
+from traitline.judges.api.chat import ChatServer, Usage
+from traitline.judges.api.drift import keep_prompts
+from traitline.judges.api.joint import Pair, joint_prompt
+from traitline.judges.api.prices import find_price
+from traitline.judges.api.probe import PROBED, against_logprobs
 from traitline.judges.base import Purpose, Score, Style
-from traitline.judges.batch import Batches
-from traitline.judges.budget import Bill, Budget
 from traitline.judges.cache import JudgeCache, cache_key
-from traitline.judges.chat import ChatServer, Usage
-from traitline.judges.drift import keep_prompts
 from traitline.judges.injections import addresses_judge
-from traitline.judges.joint import Pair, joint_prompt
 from traitline.judges.numbers import Reading
-from traitline.judges.prices import find_price
-from traitline.judges.probe import PROBED, against_logprobs
 from traitline.judges.questions import MIN_MASS, questions_about, score_from
 from traitline.traits.trait import Trait
 
@@ -62,7 +62,7 @@ class OpenAIJudge:
         budget_usd: US dollars after which no request is sent, of all that was ever spent on this model with this cache.
         budget_tokens: likewise, tokens sent and received.
         prices: a file of prices that goes before ours.
-        drift_prompts: how many of the first prompts are kept in the cache, to be asked again (see `drift.py`).
+        drift_prompts: how many of the first prompts are kept in the cache, to be asked again (see `api/drift.py`).
 
     Raises:
         JudgeError: no key (environment variable OPENAI_API_KEY) for a server that is not on this machine.

@@ -1,6 +1,6 @@
 """The tables of a judge cache's SQLite file, how a file of an earlier version gets those it lacks, and how judgements go in.
 
-Knows SQL only. Leaves files and threads to `cache.py`, batches to `orders.py`, and drift to `drift.py`.
+Knows SQL only. Leaves files and threads to `cache.py`, batches to `api/orders.py`, and drift to `api/drift.py`.
 """
 
 from __future__ import annotations

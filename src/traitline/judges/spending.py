@@ -1,6 +1,6 @@
 """What was spent on a judge: requests and tokens, as the server counts them.
 
-Knows sums. Leaves money to `prices.py`, limits to `budget.py`, and keeping to `cache.py`.
+Knows sums. Leaves money to `api/prices.py`, limits to `api/budget.py`, and keeping to `cache.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What judging by an API will cost, before any of it is done, and what it has cost by now.
 
 Knows how prompts grow from rubrics, questions and responses, and which of them a plan leads to. Leaves prices to
-`judges/prices.py`. An estimate, and rather high than low: tokens are counted as letters by four, every response as long as it
-may get, and no two as equal.
+`judges/api/prices.py`. An estimate, and rather high than low: tokens are counted as letters by four, every response as long as
+it may get, and no two as equal.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from traitline.judges.batch import CHARACTERS_PER_TOKEN
-from traitline.judges.budget import shown_usd
+from traitline.judges.api.batch import CHARACTERS_PER_TOKEN
+from traitline.judges.api.budget import shown_usd
+from traitline.judges.api.chat import THINKING_TOKENS
+from traitline.judges.api.joint import joint_prompt
+from traitline.judges.api.prices import find_price, no_price
+from traitline.judges.api.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
 from traitline.judges.cache import JudgeCache
-from traitline.judges.chat import THINKING_TOKENS
 from traitline.judges.facets import facet_prompt
-from traitline.judges.joint import joint_prompt
-from traitline.judges.prices import find_price, no_price
-from traitline.judges.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
 from traitline.judges.questions import questions_about
 from traitline.judges.spending import Spending
 from traitline.study.config import StudyConfig

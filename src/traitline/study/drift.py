@@ -1,13 +1,13 @@
 """A run's look at whether its judge has changed: `tables/drift.csv`, and a sentence for the user.
 
-Knows when to look and where it is written. Leaves what a change is to `judges/drift.py`. No run fails for it.
+Knows when to look and where it is written. Leaves what a change is to `judges/api/drift.py`. No run fails for it.
 """
 
 from __future__ import annotations
 
 from traitline.errors import JudgeError
 from traitline.files import write_whole
-from traitline.judges.drift import check_drift, drift_table
+from traitline.judges.api.drift import check_drift, drift_table
 from traitline.judges.openai import OpenAIJudge
 from traitline.study.config import Judging
 from traitline.study.store import RunStore

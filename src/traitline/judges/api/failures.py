@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from traitline.errors import JudgeError
-from traitline.judges.address import URL_VARIABLE, led_to, proxied
-from traitline.judges.secrets import KEY_VARIABLE, Key
+from traitline.judges.api.address import URL_VARIABLE, led_to, proxied
+from traitline.judges.api.secrets import KEY_VARIABLE, Key
 from traitline.judges.spending import Spending
 
 if TYPE_CHECKING:

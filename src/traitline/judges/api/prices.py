@@ -1,7 +1,7 @@
 """What models on servers cost: read from `data/prices.yaml`, or from a file of the user's that goes before it.
 
-Knows the form of such a file, and money from tokens. Leaves counting to `spending.py`, and limits to `budget.py`. A model
-without an entry has no price: None, never 0.
+Knows the form of such a file, and money from tokens. Leaves counting to `judges/spending.py`, and limits to `budget.py`. A
+model without an entry has no price: None, never 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from traitline.errors import InputError, misfit
 from traitline.judges.spending import Spending
 
-PRICES = Path(__file__).parent / "data" / "prices.yaml"
+PRICES = Path(__file__).parents[1] / "data" / "prices.yaml"
 MILLION = 1_000_000
 _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 

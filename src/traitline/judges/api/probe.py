@@ -1,7 +1,7 @@
 """Whether a server can be read by logprobs: it must give probabilities, and its tokeniser must keep numbers whole.
 
-Knows the requests that both methods send, and the few test requests that tell them apart. Leaves to `openai.py` what follows
-from the finding.
+Knows the requests that both methods send, and the few test requests that tell them apart. Leaves to `judges/openai.py` what
+follows from the finding.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from traitline.errors import JudgeError
-from traitline.judges.address import URL_VARIABLE
-from traitline.judges.chat import ChatServer
-from traitline.judges.failures import Failure
+from traitline.judges.api.address import URL_VARIABLE
+from traitline.judges.api.chat import ChatServer
+from traitline.judges.api.failures import Failure
 from traitline.judges.numbers import keeps_whole
 
 LOGPROBS_SETTINGS: Mapping[str, Any] = {

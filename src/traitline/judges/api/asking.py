@@ -1,7 +1,7 @@
 """Many requests at once and none twice: from the cache, from a batch, from another thread or process, or from the server.
 
 Knows what is under way, and the look at the budget before each request. Leaves what is asked to `asks.py`, one request to
-`chat.py`, batches to `batch.py`, and keeping to `cache.py`.
+`chat.py`, batches to `batch.py`, and keeping to `judges/cache.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPo
 from typing import Any
 
 from traitline.errors import InputError, JudgeError
-from traitline.judges.asks import Ask, kept
-from traitline.judges.batch import Batches
-from traitline.judges.budget import Bill, Budget
+from traitline.judges.api.asks import Ask, kept
+from traitline.judges.api.batch import Batches
+from traitline.judges.api.budget import Bill, Budget
+from traitline.judges.api.chat import ChatServer, Reply, Usage
+from traitline.judges.api.failures import Failure
 from traitline.judges.cache import JudgeCache
-from traitline.judges.chat import ChatServer, Reply, Usage
-from traitline.judges.failures import Failure
 from traitline.judges.spending import Spending
 
 

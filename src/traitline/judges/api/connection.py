@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from traitline.errors import InputError, JudgeError
-from traitline.judges.address import URL_VARIABLE, on_this_machine, server_url, shown
-from traitline.judges.secrets import KEY_VARIABLE, keep_out_of_logs, key_from_environment
+from traitline.judges.api.address import URL_VARIABLE, on_this_machine, server_url, shown
+from traitline.judges.api.secrets import KEY_VARIABLE, keep_out_of_logs, key_from_environment
 
 if TYPE_CHECKING:
     import openai

@@ -1,7 +1,7 @@
 """A chat completion as a server sends it: JSON in, the answer's text, its tokens and its cost out.
 
 Knows which parts of the JSON matter and takes nothing else for granted: what a server adds, or says of its own accounts, never
-makes an answer unreadable. Leaves to `numbers.py` what the tokens spell.
+makes an answer unreadable. Leaves to `judges/numbers.py` what the tokens spell.
 """
 
 from __future__ import annotations

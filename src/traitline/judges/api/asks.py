@@ -1,7 +1,7 @@
 """One request to a judge's model: what it is sent as, its key in the cache, and what the cache keeps of its answer.
 
-Knows prompts, settings and answers, of one number or of two. Leaves reading numbers to `numbers.py` and `joint.py`, and how
-requests are sent to `openai.py` (one by one) and `batch.py` (many in a file).
+Knows prompts, settings and answers, of one number or of two. Leaves reading numbers to `judges/numbers.py` and `joint.py`, and
+how requests are sent to `judges/openai.py` (one by one) and `batch.py` (many in a file).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from traitline.judges.api.completion import Completion
+from traitline.judges.api.failures import Failure
+from traitline.judges.api.joint import Pair, read_pair, read_pair_samples
+from traitline.judges.api.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
 from traitline.judges.cache import cache_key
-from traitline.judges.completion import Completion
-from traitline.judges.failures import Failure
-from traitline.judges.joint import Pair, read_pair, read_pair_samples
 from traitline.judges.numbers import Position, Reading, read_positions, read_samples
-from traitline.judges.probe import LOGPROBS_SETTINGS, SAMPLE_SETTINGS
 
 Settled = Literal["logprobs", "sample"]
 

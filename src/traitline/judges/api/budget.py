@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from traitline.errors import InputError, JudgeError
+from traitline.judges.api.prices import Price, no_price
 from traitline.judges.cache import JudgeCache
-from traitline.judges.prices import Price, no_price
 from traitline.judges.spending import Spending
 
 

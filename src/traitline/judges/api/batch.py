@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from traitline.errors import JudgeError
-from traitline.judges.asks import Ask, kept, usable
-from traitline.judges.budget import Budget
+from traitline.judges.api.asks import Ask, kept, usable
+from traitline.judges.api.budget import Budget
+from traitline.judges.api.chat import ChatServer
+from traitline.judges.api.completion import read_completion
+from traitline.judges.api.failures import Failure, fit_to_show, meaning
+from traitline.judges.api.orders import Order, Orders
+from traitline.judges.api.provider import BatchState, Line, Provider, RefusedError, read_line
 from traitline.judges.cache import JudgeCache
-from traitline.judges.chat import ChatServer
-from traitline.judges.completion import read_completion
-from traitline.judges.failures import Failure, fit_to_show, meaning
-from traitline.judges.orders import Order, Orders
-from traitline.judges.provider import BatchState, Line, Provider, RefusedError, read_line
 from traitline.judges.spending import Spending
 
 SMALLEST_BATCH = 10

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from traitline.judges.asks import Ask
+from traitline.judges.api.asks import Ask
 from traitline.judges.cache import JudgeCache, cache_key
 from traitline.judges.schema import record_judgements, record_spending
 from traitline.judges.spending import Spending

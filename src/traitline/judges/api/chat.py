@@ -2,7 +2,7 @@
 
 Knows retries, waits, and when to give up: retries are counted, jittered, stopped when the caller gives up, and a wait that a
 server asks for holds back every thread, not one. Leaves sending to `connection.py`, turns to `pace.py`, what a failure means to
-`failures.py`, reading an answer to `completion.py` and `numbers.py`, and to `openai.py` what is asked.
+`failures.py`, reading an answer to `completion.py` and `judges/numbers.py`, and to `judges/openai.py` what is asked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from traitline.errors import JudgeError
-from traitline.judges.address import shown
-from traitline.judges.completion import read_completion
-from traitline.judges.connection import Connection
-from traitline.judges.failures import Failure, fit_to_show, refused, unconnected
+from traitline.judges.api.address import shown
+from traitline.judges.api.completion import read_completion
+from traitline.judges.api.connection import Connection
+from traitline.judges.api.failures import Failure, fit_to_show, refused, unconnected
+from traitline.judges.api.pace import LONGEST_WAIT_SECONDS, WORTH_TELLING_SECONDS, Pace
+from traitline.judges.api.waits import asked_wait_seconds
 from traitline.judges.numbers import Position
-from traitline.judges.pace import LONGEST_WAIT_SECONDS, WORTH_TELLING_SECONDS, Pace
 from traitline.judges.spending import Spending
-from traitline.judges.waits import asked_wait_seconds
 
 if TYPE_CHECKING:
     import openai

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from traitline.errors import JudgeError
-from traitline.judges.address import shown
-from traitline.judges.completion import read_completion
-from traitline.judges.connection import Connection
-from traitline.judges.failures import Failure, fit_to_show, refused, unconnected
+from traitline.judges.api.address import shown
+from traitline.judges.api.completion import read_completion
+from traitline.judges.api.connection import Connection
+from traitline.judges.api.failures import Failure, fit_to_show, refused, unconnected
+from traitline.judges.api.waits import asked_wait_seconds
 from traitline.judges.spending import Spending
-from traitline.judges.waits import asked_wait_seconds
 
 TAG = "traitline"
 TRANSFER_SECONDS = 600.0

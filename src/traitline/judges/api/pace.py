@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from traitline.judges.waits import allowances
+from traitline.judges.api.waits import allowances
 
 LONGEST_WAIT_SECONDS = 120.0
 WORTH_TELLING_SECONDS = 15.0
