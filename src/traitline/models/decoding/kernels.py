@@ -10,49 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 32
-"""Positions read at a time by attention."""
+BLOCK = 16
+"""Positions read at a time by attention. Small tiles and one warp a program read a prompt of 24 tokens twice as fast as four."""
 CHUNK = 4096
 """Vocabulary entries that one program of the sampler reduces."""
-
-
-@triton.jit
-def _scores(q, k, scale, GROUP: tl.constexpr):
-    """Return the scaled scores of q [GROUP, D] on k [BLOCK, D], float32 [GROUP, BLOCK]."""
-    if GROUP < 16:
-        return tl.sum(q[:, None, :].to(tl.float32) * k[None, :, :].to(tl.float32), 2) * scale
-    else:
-        return tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-
-
-@triton.jit
-def _mix(p, v, GROUP: tl.constexpr):
-    """Return p [GROUP, BLOCK] times v [BLOCK, D], float32 [GROUP, D]."""
-    if GROUP < 16:
-        return tl.sum(p[:, :, None] * v[None, :, :].to(tl.float32), 1)
-    else:
-        return tl.dot(p.to(v.dtype), v, input_precision="ieee")
-
-
-@triton.jit
-def _over(q, m, total, acc, keys, values, first, last, scale, stride, GROUP: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr,
-          BLOCK: tl.constexpr):  # fmt: skip
-    """Take positions first to last - 1 of one head into a running softmax."""
-    d = tl.arange(0, DIM)
-    for start in range(first, last, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        inside = (at < last)[:, None] & (d < D)[None, :]
-        where = at[:, None] * stride + d[None, :]
-        k = tl.load(keys + where, mask=inside, other=0.0)
-        v = tl.load(values + where, mask=inside, other=0.0)
-        s = tl.where((at < last)[None, :], _scores(q, k, scale, GROUP), float("-inf"))
-        new = tl.maximum(m, tl.max(s, 1))
-        p = tl.exp(s - new[:, None])
-        shrink = tl.exp(m - new)
-        total = total * shrink + tl.sum(p, 1)
-        acc = acc * shrink[:, None] + _mix(p, v, GROUP)
-        m = new
-    return m, total, acc
 
 
 @triton.jit
@@ -81,14 +42,23 @@ def _attend(
     m = tl.sum(queries.to(tl.float32) * k[None, :].to(tl.float32), 1) * scale
     total = tl.full([GROUP], 1.0, tl.float32)
     acc = tl.zeros([GROUP, DIM], tl.float32) + v[None, :].to(tl.float32)
-    oldest = tl.maximum(length + mine - window + 1, 0)  # position of the first key that the window leaves
     shared = tl.load(prompt_of + row).to(tl.int64) * prompt_slot + head * prompt_head
-    m, total, acc = _over(
-        queries, m, total, acc, prompt_k + shared, prompt_v + shared, oldest, length, scale, D, GROUP, D, DIM, BLOCK
-    )
-    m, total, acc = _over(
-        queries, m, total, acc, own_k + own, own_v + own, tl.maximum(oldest - length, 0), mine, scale, D, GROUP, D, DIM, BLOCK
-    )
+    last = length + mine  # the new token's position: the keys before it are those of the prompt, then the row's own
+    for start in tl.range(tl.maximum(last - window + 1, 0), last, BLOCK, num_stages=3):
+        at = start + tl.arange(0, BLOCK)
+        before = (at < last)[:, None] & (d < D)[None, :]
+        of_prompt = (at < length)[:, None]
+        there, here = shared + at[:, None] * D + d[None, :], own + (at - length)[:, None] * D + d[None, :]
+        k = tl.load(tl.where(of_prompt, prompt_k + there, own_k + here), mask=before, other=0.0)
+        v = tl.load(tl.where(of_prompt, prompt_v + there, own_v + here), mask=before, other=0.0)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale  # [GROUP, BLOCK]
+        scores = tl.where((at < last)[None, :], scores, float("-inf"))
+        top = tl.maximum(m, tl.max(scores, 1))
+        p = tl.exp(scores - top[:, None])
+        shrink = tl.exp(m - top)
+        total = total * shrink + tl.sum(p, 1)
+        acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
+        m = top
     tl.store(out + target, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
@@ -126,13 +96,13 @@ def attend(
     rows, heads, _, dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
-    padded = 1 if group == 1 else max(16, triton.next_power_of_2(group))
     out = torch.empty(rows, 1, heads, dim, dtype=q.dtype, device=q.device)
     _attend[(rows, kv_heads)](
         q, k, v, out, *prompt, *own, prompt_of, prompt_length, own_length, done, scale, window,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1),
         prompt[0].stride(0), prompt[0].stride(1), own[0].stride(0), own[0].stride(1),
-        HEADS=group, GROUP=padded, D=dim, DIM=max(16, triton.next_power_of_2(dim)), BLOCK=BLOCK, num_warps=4,
+        HEADS=group, GROUP=max(16, triton.next_power_of_2(group)), D=dim, DIM=max(16, triton.next_power_of_2(dim)), BLOCK=BLOCK,
+        num_warps=1,
     )  # fmt: skip
     return out
 
