@@ -41,7 +41,8 @@ def test_attention_over_prompts_and_own_tokens(heads: int, kv_heads: int, dim: i
     prompt = some(3, kv_heads, 40, dim), some(3, kv_heads, 40, dim)
     own = some(rows + 1, kv_heads, 9, dim), some(rows + 1, kv_heads, 9, dim)
     other = own[0].clone(), own[1].clone()
-    q, k, v = some(rows, heads, 1, dim), some(rows, kv_heads, 1, dim), some(rows, kv_heads, 1, dim)
+    q, k = some(rows, heads, 1, dim), some(rows, kv_heads, 1, dim)
+    v = some(rows, kv_heads, 1, 3 * dim)[..., dim : 2 * dim]  # as where one product gives queries, keys and values
     state = (_int([2, 0, 0, 1, 2]), _int([40, 0, 33, 7, 40]), _int([0, 8, 3, 5, 9]), _int([0, 0, 0, 0, 1]))
     got = kernels.attend(q, k, v, prompt, own, *state, dim**-0.5, window)
     want = attend_plain(q, k, v, prompt, other, *state, dim**-0.5, window)

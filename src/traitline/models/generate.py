@@ -19,6 +19,8 @@ from transformers import DynamicCache
 
 from traitline.errors import InputError
 from traitline.models.blocks import editing
+from traitline.models.decoding import decode_rows, serves
+from traitline.models.decoding.slots import Settings
 from traitline.models.loading import Model
 from traitline.models.prompts import decode
 from traitline.models.sampler import penalise, pick, uniforms
@@ -89,11 +91,11 @@ def generate_rows(
     temperature: float = 1.0,
     repetition_penalty: float = 1.0,
 ) -> list[Generation]:
-    """Generate one response per row, all rows in one batch.
+    """Generate one response per row: on a GPU as many at once as fit, elsewhere all rows in one batch.
 
     Args:
         model: the network.
-        rows: the batch; memory is the caller's concern.
+        rows: what to generate; off a GPU, memory is the caller's concern.
         max_new_tokens: where a response that does not end is cut.
         temperature: 0 is greedy.
         repetition_penalty: over the row's prompt and response; 1 is none.
@@ -107,6 +109,10 @@ def generate_rows(
     """
     if not rows:
         return []
+    if serves(model):
+        check_rows(model, rows, max_new_tokens, temperature, repetition_penalty)
+        tokens = decode_rows(model, rows, Settings(max_new_tokens, temperature, repetition_penalty))
+        return [_finish(model, ids) for ids in tokens]
     batch = Batch(model, rows, max_new_tokens, temperature, repetition_penalty)
     for _ in batch.steps():
         pass
@@ -118,13 +124,16 @@ def _finish(model: Model, ids: list[int]) -> Generation:
     return Generation(decode(model, ids[:-1] if ended else ids), ids, "eos" if ended else "length")
 
 
-def _check_sampling(max_new_tokens: int, temperature: float, repetition_penalty: float) -> None:
+def check_rows(model: Model, rows: Sequence[Row], max_new_tokens: int, temperature: float, repetition_penalty: float) -> None:
+    """Check rows and settings; see `generate_rows` for what is raised."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     if not 0 <= temperature < np.inf:
         raise InputError(f"temperature must be 0 (greedy) or more, not {temperature}")
     if not 0 < repetition_penalty < np.inf:
         raise InputError(f"the repetition penalty must be above 0 (1 is none), not {repetition_penalty}")
+    for row in rows:
+        _check(model, row)
 
 
 def _check(model: Model, row: Row) -> None:
@@ -171,9 +180,7 @@ class Batch:
         probe: Probe | None = None,
     ) -> None:
         """Check the rows and the settings, and lay the prompts out; see `generate_rows` for what is raised."""
-        _check_sampling(max_new_tokens, temperature, repetition_penalty)
-        for row in rows:
-            _check(model, row)
+        check_rows(model, rows, max_new_tokens, temperature, repetition_penalty)
         if probe is not None:
             _check_direction(model, probe.layer, probe.direction, "read", "direction to read along")
         self.model, self.limit, self.temperature, self.penalty = model, max_new_tokens, temperature, repetition_penalty

@@ -18,6 +18,8 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ROUNDS = 10
 
+BROKEN = "the network's logits hold NaN or infinity: its weights are broken, or a steering delta is too large for its dtype"
+
 Words = NDArray[np.uint64]
 
 
@@ -69,9 +71,7 @@ def pick(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Ten
         ModelError: a row's largest logit is NaN or infinite, so that nothing can be chosen.
     """
     if not logits.amax(dim=-1).isfinite().all():  # a NaN is the largest of its row
-        raise ModelError(
-            "the network's logits hold NaN or infinity: its weights are broken, or a steering delta is too large for its dtype"
-        )
+        raise ModelError(BROKEN)
     if temperature == 0:
         return logits.argmax(dim=-1)
     cdf = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)  # [rows, vocabulary]

@@ -21,7 +21,7 @@ from traitline.errors import ModelError
 NAME = "traitline"
 """Under which transformers finds the attention function."""
 PLAIN = frozenset({"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "cache_position", "use_cache"})
-"""What networks may hand to attention that needs nothing done, or is done here. Anything else that is given changes its meaning."""
+"""What networks may hand to attention that needs nothing done, or is done here. Anything else would change its meaning."""
 EVERYTHING = 2**30
 """A window that leaves nothing out."""
 
@@ -69,7 +69,9 @@ class Keys:
         """
 
         def room(rows: int, positions: int) -> torch.Tensor:
-            return torch.zeros(shape.layers, rows, shape.heads, max(positions, 1), shape.dim, device=like.device, dtype=like.dtype)
+            return torch.zeros(
+                shape.layers, rows, shape.heads, max(positions, 1), shape.dim, device=like.device, dtype=like.dtype
+            )
 
         self.prompt_keys, self.prompt_values = room(prompts, prompt_length), room(prompts, prompt_length)
         self.own_keys, self.own_values = room(slots, length), room(slots, length)
@@ -81,7 +83,9 @@ class Keys:
         self._into = into
         return self
 
-    def over_rows(self, prompt_of: torch.Tensor, prompt_length: torch.Tensor, own_length: torch.Tensor, done: torch.Tensor) -> Keys:
+    def over_rows(
+        self, prompt_of: torch.Tensor, prompt_length: torch.Tensor, own_length: torch.Tensor, done: torch.Tensor
+    ) -> Keys:
         """Make the next pass go over one new token of each row; all int32 [rows], as `kernels.attend` takes them."""
         self._into = None
         self._rows = {"prompt_of": prompt_of, "prompt_length": prompt_length, "own_length": own_length, "done": done}
@@ -118,7 +122,7 @@ class Keys:
 
 
 def attend_prompts(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
-    """Attend causally over right-padded rows, [rows, positions, heads, D]. What follows a position never reaches it, padding neither."""
+    """Attend causally over right-padded rows, [rows, positions, heads, D]. Padding follows, so nothing sees it."""
     width = q.shape[2]
     grouped = q.shape[1] != k.shape[1]
     if width <= window:

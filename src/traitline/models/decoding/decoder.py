@@ -1,8 +1,8 @@
 """The loop: rows wait, enter slots, are decoded step by step, and leave with their tokens.
 
 Knows when prompts are read, how often the device is looked at, and that a step is captured once as a graph and replayed. Leaves
-what a step does to `slots.py`, and what to do with tokens to `models/generate.py`. A row's random numbers are its own, so it may
-start over at any time and ends the same: that is what happens when memory runs out.
+what a step does to `slots.py`, and what to do with tokens to `models/generate.py`. A row's random numbers are its own, so it
+may start over at any time and ends the same: that is what happens when memory runs out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from traitline.models.blocks import editing
 from traitline.models.decoding.attention import attending
 from traitline.models.decoding.memory import PREFILL, Room, room_for
 from traitline.models.decoding.slots import Settings, Slots
+from traitline.models.fusing import fused, refused
+from traitline.models.sampler import BROKEN
 
 if TYPE_CHECKING:
     from traitline.models.generate import Row
@@ -50,8 +52,8 @@ def decode_rows(model: Model, rows: Sequence[Row], settings: Settings) -> list[l
     tokens: list[list[int] | None] = [None] * len(rows)
     while True:
         try:
-            decoder = _decoder(model, settings, room, layers)
-            decoder.run(model, rows, prefixes, tokens)
+            with fused(model.network):
+                _decoder(model, settings, room, layers).run(model, rows, prefixes, tokens)
             return [one for one in tokens if one is not None]
         except torch.OutOfMemoryError as error:
             _decoders.pop(model, None)
@@ -60,7 +62,9 @@ def decode_rows(model: Model, rows: Sequence[Row], settings: Settings) -> list[l
         # Outside of the handler, whose traceback holds the tensors of the attempt.
         torch.cuda.empty_cache()
         left = sum(one is None for one in tokens)
-        log.warning("out of memory with %d rows at once; the %d rows that are left go on with %d", room.slots, left, room.slots // 2)
+        log.warning(
+            "out of memory with %d rows at once; the %d rows that are left go on with %d", room.slots, left, room.slots // 2
+        )
         room = room.halved()
 
 
@@ -101,7 +105,7 @@ def _prefix(row: Row) -> Prefix:
 
 
 class Decoder:
-    """The slots of one network, and the graphs captured over them. Holds memory, never the network, which may go at any time."""
+    """The slots of one network, and the graphs captured over them. Holds memory, never the network, which may go any time."""
 
     def __init__(self, model: Model, settings: Settings, room: Room, layers: Sequence[int]) -> None:
         """Make room for rows and prompts, steered at `layers`."""
@@ -116,9 +120,7 @@ class Decoder:
         enough = mine.prompts >= room.prompts and mine.prompt_length >= room.prompt_length
         return settings == self.settings and set(layers) <= set(self.layers) and enough and mine.slots >= room.slots
 
-    def run(
-        self, model: Model, rows: Sequence[Row], prefixes: Sequence[Prefix], tokens: list[list[int] | None]
-    ) -> None:
+    def run(self, model: Model, rows: Sequence[Row], prefixes: Sequence[Prefix], tokens: list[list[int] | None]) -> None:
         """Decode the rows that have no tokens yet, and enter what they got into `tokens`."""
         todo = [i for i, got in enumerate(tokens) if got is None]
         first: dict[Prefix, int] = {}
@@ -205,7 +207,7 @@ class Decoder:
             network.base_model(input_ids=ids.to(device), position_ids=positions, past_key_values=keys, use_cache=True)
 
     def _together(self, inside: dict[int, int]) -> int:
-        """Move the rows that are left to the front, if half as many slots or fewer hold them. Returns how many slots to step."""
+        """Move the rows that are left to the front, if half of the slots would do. Returns how many slots to step."""
         n = self.room.slots
         while n > 1 and len(inside) <= (n + 1) // 2:
             n = (n + 1) // 2
@@ -235,7 +237,7 @@ class Decoder:
         slots = self.slots
         done = slots.done.clone()
         slots.done.fill_(1)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -254,9 +256,7 @@ class Decoder:
         done, lengths, broken = torch.stack([slots.done, slots.own_length, slots.broken]).tolist()
         over = [slot for slot in inside if done[slot]]
         if any(broken[slot] for slot in over):
-            raise ModelError(
-                "the network's logits hold NaN or infinity: its weights are broken, or a steering delta is too large for its dtype"
-            )
+            raise ModelError(BROKEN)
         if not over:
             return
         history = slots.history[torch.tensor(over, device=slots.history.device)].tolist()
@@ -265,26 +265,36 @@ class Decoder:
 
 
 def _agrees(model: Model) -> bool:
-    """Tell whether a few prompts get the same logits here as by the network alone; say so where not."""
+    """Tell whether a few prompts get the same logits here as by the network alone, compiled in parts or not; else say why."""
+    for compiled in (True, False):
+        if not compiled:
+            refused.add(model.network)
+        try:
+            cosine = _cosine(model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an unknown architecture or compiler raises
+            why = " ".join(str(error).split())[:300]
+        else:
+            if cosine > 0.99:
+                return True
+            why = f"the fast way gives other logits (cosine {cosine:.3f})"
+        log.info("%s, %s: %s", model.source, "compiled in parts" if compiled else "as it is", why)
+    log.warning("%s is decoded the slow way: %s", model.source, why)
+    return False
+
+
+@torch.inference_mode()
+def _cosine(model: Model) -> float:
+    """Return the smallest cosine between the logits that prompts get here and by the network alone."""
     from traitline.models.generate import Row
 
     vocabulary = model.network.get_input_embeddings().weight.shape[0]
-    pick = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(vocabulary, (length,), generator=pick).tolist() for length in (7, 4, 1)]
-    try:
-        prefixes = [_prefix(Row(ids)) for ids in prompts]
-        decoder = Decoder(model, Settings(2, 0.0, 1.0), Room(3, 3, 6, 2), [])
-        inside: dict[int, int] = {}
-        decoder._enter(model, [0, 1, 2], [2, 1, 0], inside, [Row(ids) for ids in prompts], prefixes)
-        with torch.inference_mode():
-            here = decoder.slots.logits(model, 3).float()
-            alone = torch.cat([model.network(input_ids=torch.tensor([ids], device=model.device)).logits[:, -1] for ids in prompts])
-        cosine = torch.nn.functional.cosine_similarity(here, alone.float()).min().item()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever an unknown architecture raises
-        log.warning("%s is decoded the slow way: %s", model.source, error)
-        return False
-    if not cosine > 0.99:
-        log.warning("%s is decoded the slow way: the fast one gives other logits (cosine %.3f)", model.source, cosine)
-    return cosine > 0.99
+    draw = torch.Generator().manual_seed(0)
+    rows = [Row(torch.randint(vocabulary, (length,), generator=draw).tolist()) for length in (7, 4, 1)]
+    decoder = Decoder(model, Settings(2, 0.0, 1.0), Room(3, 3, 6, 2), [])
+    with fused(model.network):
+        decoder._enter(model, [0, 1, 2], [2, 1, 0], {}, rows, [_prefix(row) for row in rows])
+        here = decoder.slots.logits(model, 3).float()
+    alone = [model.network(input_ids=torch.tensor([row.prompt_ids], device=model.device)).logits[:, -1] for row in rows]
+    return float(torch.nn.functional.cosine_similarity(here, torch.cat(alone).float()).min())

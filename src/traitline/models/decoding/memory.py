@@ -1,6 +1,6 @@
 """How many rows and prompts a device has room for.
 
-Knows sizes of keys, values, logits and marks. Leaves running out of memory all the same to `decoder.py`, which goes on with half.
+Knows sizes of keys, values, logits and marks. Leaves running out of it all the same to `decoder.py`, which goes on with half.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from traitline.models.decoding.attention import Shape
 if TYPE_CHECKING:
     from traitline.models.loading import Model
 
-MOST = 512
-"""Rows decoded at once at most. More would hardly be faster: arithmetic bounds a step by then."""
+MOST = 1024
+"""Rows decoded at once at most. Twice as many as 512 are a twentieth faster at 7B; arithmetic bounds a step by then."""
 SPARE = 0.15
 """Share of the free memory that is left to what a step needs for a moment, and to reading activations."""
 PREFILL = 16384

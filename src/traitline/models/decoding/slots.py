@@ -1,8 +1,8 @@
 """The rows that are being decoded, on the device: one slot each, and everything a step has to know about it.
 
-Knows how a row enters a slot, what one step does to all of them, and how rows move together when few are left. A row enters with
-its prompt read up to the last token; that token is the first it is fed, so that a row steered from there on still shares the
-rest of its prompt with others. Leaves to `decoder.py` when any of this happens.
+Knows how a row enters a slot, what one step does to all of them, and how rows move together when few are left. A row enters
+with its prompt read up to the last token; that token is the first it is fed, so that a row steered from there on still shares
+the rest of its prompt with others. Leaves to `decoder.py` when any of this happens.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from traitline.models.blocks import editing
 from traitline.models.decoding.attention import Keys, Shape, attending
+from traitline.models.fusing import aligned_head, heading
 from traitline.models.sampler import penalise, pick, uniforms
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Slots:
         broken: whether its logits held NaN or infinity, int32 [slots].
     """
 
-    def __init__(self, model: Model, settings: Settings, count: int, prompts: int, prompt_length: int, layers: Sequence[int]) -> None:
+    def __init__(
+        self, model: Model, settings: Settings, count: int, prompts: int, prompt_length: int, layers: Sequence[int]
+    ) -> None:
         """Make room for `count` rows and `prompts` prompts of at most `prompt_length` tokens, steered at `layers`."""
         network, device, length = model.network, model.device, settings.max_new_tokens
         embeddings = network.get_input_embeddings().weight
@@ -62,6 +65,7 @@ class Slots:
         self.seen = whole(count, vocabulary, dtype=torch.uint8) if settings.penalty != 1.0 else None
         self.after = whole(count, dtype=embeddings.dtype)  # whether a row is steered at later positions than its prompt's last
         self.deltas = {layer: whole(count, model.hidden, dtype=embeddings.dtype) for layer in layers}
+        self.head = aligned_head(network)
         self.ends = torch.tensor(sorted(model.eos_ids), dtype=torch.long, device=device)
 
     def enter(self, slots: Sequence[int], rows: Sequence[Row], prompts: Sequence[int]) -> None:
@@ -109,13 +113,16 @@ class Slots:
         now = (self.ids, self.prompt_of, self.prompt_length, self.own_length, self.done, self.after)
         ids, prompt_of, prompt_length, own_length, done, after = (one[:n] for one in now)
         keys = self.keys.over_rows(prompt_of, prompt_length, own_length, done)
-        on = torch.where(own_length == 0, torch.ones_like(after), after)[:, None, None]  # the prompt's last token, or later ones
+        on = torch.where(own_length == 0, torch.ones_like(after), after)[
+            :, None, None
+        ]  # the prompt's last token, or later ones
 
         def add(layer: int) -> Any:
             return lambda hidden: hidden + on * self.deltas[layer][:n, None]
 
         network = model.network
-        with attending(network, keys), editing(model.blocks, {layer: add(layer) for layer in self.deltas}):
+        edits = {layer: add(layer) for layer in self.deltas}
+        with attending(network, keys), editing(model.blocks, edits), heading(network, self.head):
             out = network(
                 input_ids=ids[:, None],
                 position_ids=(prompt_length + own_length).long()[:, None],
