@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from traitline.models import Model, capture_rows
-from traitline.models.capture import SEGMENTS
+from traitline.models.capture import RESPONSE
 from traitline.study.plan import Cell
 from traitline.vectors.vector import Floats
 
 COLUMNS = ["row_key", "target", "trait", "strategy", "question_id", "vector_checkpoint", "layer", "projection"]
-RESPONSE = SEGMENTS.index("response_avg")
 
 
 def project(
@@ -44,25 +43,24 @@ def project(
         responses have none, and neither have rows whose cell has no vector.
     """
     chosen = rows[(rows["condition"] == "baseline") & (rows["split"] == "evaluate")] if len(rows) else rows
+    cells = chosen.groupby(["trait", "strategy"], sort=False) if len(chosen) else ()
+    asked = [(part, vector(Cell(source, str(trait), str(strategy)))) for (trait, strategy), part in cells]
+    known = [(part, direction) for part, direction in asked if direction is not None]
+    if not known or not layers:
+        return pd.DataFrame(columns=COLUMNS)
+    ids = [ids for part, _ in known for ids in zip(part["prompt_token_ids"], part["response_token_ids"], strict=True)]
+    means = capture_rows(model, ids, layers=layers)[:, RESPONSE]  # [rows, layers, hidden]
     parts = []
-    for (trait, strategy), part in chosen.groupby(["trait", "strategy"], sort=False) if len(chosen) else ():
-        direction = vector(Cell(source, str(trait), str(strategy)))
-        if direction is None:
-            continue
-        ids = [
-            ([int(t) for t in prompt], [int(t) for t in response])
-            for prompt, response in zip(part["prompt_token_ids"], part["response_token_ids"], strict=True)
-        ]
-        means = capture_rows(model, ids)[:, RESPONSE]  # [rows, layers + 1, hidden]
-        for layer in layers:
+    for (part, direction), found in zip(known, np.split(means, np.cumsum([len(part) for part, _ in known])[:-1]), strict=True):
+        for place, layer in enumerate(layers):
             length = float(np.linalg.norm(direction[layer]))
             if length > 0:
-                along = means[:, layer] @ direction[layer] / (length * float(norms[layer]))
+                along = found[:, place] @ direction[layer] / (length * float(norms[layer]))
                 parts.append(
                     part[COLUMNS[:5]].assign(vector_checkpoint=source, layer=layer, projection=along.astype(np.float64))
                 )
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
-    return found[found["projection"].notna()].reset_index(drop=True)
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    return table[table["projection"].notna()].reset_index(drop=True)
 
 
 def write_projections(path: Path, table: pd.DataFrame) -> None:

@@ -3,8 +3,8 @@
 Phase one visits the checkpoints (the last one first, whose rows `forced` reads): elicit, extract, evaluate; and, where asked
 for, the descendants: elicit, extract. Phase two visits the targets and applies every vector there. What is done is read from
 the files, so a killed run goes on where it stopped. Knows the order of work and what happens when something fails. Leaves rows
-to `plan.py`, what they are steered with to `directions.py`, rows that cells take from others to `pooled.py`, one batch to
-`elicit.py`, labelling facets to `facets.py`, files to `store.py`, and tables to `tables.py`.
+to `plan.py`, what they are steered with to `directions.py`, rows that cells take from others to `pooled.py`, batches to
+`parts.py`, labelling facets to `facets.py`, files to `store.py`, and tables to `tables.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,16 +21,15 @@ import pandas as pd
 from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
 from traitline.judges.base import Annotator, StatesError
-from traitline.models import Calibration, Intervention, Model, calibrate, encode, load_model
-from traitline.study.accounts import Account
-from traitline.study.ahead import Ahead, PutOff
-from traitline.study.config import COMBINED, FORCED, Sampling
+from traitline.models import Calibration, Model, calibrate, encode, load_model
+from traitline.study.ahead import PutOff
+from traitline.study.config import COMBINED, FORCED
 from traitline.study.directions import Directions
 from traitline.study.drift import look_for_drift
-from traitline.study.elicit import generate_table, score_table, unanswered
 from traitline.study.estimate import counted
 from traitline.study.facets import FacetStage
-from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, batches, derived_seed
+from traitline.study.parts import Parts, Progress
+from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, derived_seed
 from traitline.study.pooled import pooled_rows, sources
 from traitline.study.projections import project, write_projections
 from traitline.study.store import RunStore, read_rows
@@ -39,9 +37,6 @@ from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.estimators import accepted, why_no_pair
 from traitline.vectors.extract import ControlSeeds, extract_arrays
 from traitline.vectors.vector import Provenance, save_arrays
-
-Progress = Callable[[str, int], None]
-"""Called with what is being done and how many rows of the plan were settled by it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def run_study(
                     progress("labelling facets", 0)
                 notes = labels.finish()
         finally:
-            run.account.enter()
+            run.parts.account.enter()
         write_tables(plan, store, _delta_errors(scorer, plan))
         states = pd.concat([store.ledger("cells"), store.ledger("targets")])
         failed = states[states["state"] == "failed"]
@@ -128,12 +123,9 @@ class _Run:
     def __init__(self, plan: Plan, store: RunStore, judge: Judge, progress: Progress) -> None:
         self.plan, self.store, self.judge, self.progress = plan, store, judge, progress
         self.config = plan.config
-        self.account = Account(store, judge)
         self._directions = Directions(store, plan.config.evaluate.positions)
-        others = plan.config.evaluate.other_rubrics
-        self._ahead = Ahead(judge, plan.traits, plan.config.asked, others=others)
+        self.parts = Parts(plan, store, judge, progress, self._directions.exist_for)
         self._put_off: list[Network] = []
-        self._told: set[tuple[str, str, int]] = set()
 
     def phases(self) -> list[tuple[_Phase, Sequence[Network]]]:
         """Return the phases with their networks, in order."""
@@ -158,7 +150,7 @@ class _Run:
                 else:
                     self._put_off.append(network)
             networks = self._put_off
-            self._ahead.ask()
+            self.parts.ahead.ask()
 
     def visit(self, phase: _Phase, network: Network) -> bool:
         """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
@@ -238,7 +230,7 @@ class _Run:
         stage = phase.stages[-1]
         planned = [row for cell in cells for row in phase.rows(network, cell)]
         resolve = self._directions.resolver(calibration.norms)
-        table = self._generate(network, stage, planned, self.config.evaluate, model, resolve)
+        table = self.parts.make(network, stage, planned, self.config.evaluate, model, resolve)
         if phase.table == "targets":
             layers = self.config.evaluate.layers
             along = project(model, table, self._directions.main, self.plan.last.name, calibration.norms, layers)
@@ -253,11 +245,10 @@ class _Run:
         """Give every cell its contrast rows and, where a pair was accepted, its vectors."""
         todo = [cell for cell in cells if not self.store.contrast(cell).is_file()]
         if not todo:
-            if not any(told[:2] == (network.name, "elicit") for told in self._told):
-                self.progress(f"{network.name}: elicited before", counted(self.plan, network, "elicit")[0])
+            self.parts.tell_before(network, "elicit", counted(self.plan, network, "elicit")[0])
             return
         planned = [row for cell in cells for row in self.plan.elicit_rows(network, cell)]
-        table = self._generate(network, "elicit", planned, self.config.elicit, model, lambda _row: None)
+        table = self.parts.make(network, "elicit", planned, self.config.elicit, model, lambda _row: None)
         for cell in sorted(todo, key=lambda cell: (cell.strategy == FORCED, cell.strategy == COMBINED)):
             taken = sources(self.plan, cell)
             rows = pooled_rows(self.plan, self.store, network, cell) if taken else _of(table, cell)
@@ -288,91 +279,6 @@ class _Run:
     def _calibrate(self, model: Model) -> Calibration:
         texts = calibration_texts() if self.plan.lineage.name != "nano" else _nano_texts()
         return calibrate(model, [encode(model, text) for text in texts], statistic=self.config.activation_norm)
-
-    # Batches
-
-    def _generate(
-        self,
-        network: Network,
-        stage: str,
-        planned: Sequence[PlannedRow],
-        sampling: Sampling,
-        model: Model,
-        resolve: Callable[[PlannedRow], Intervention | None],
-    ) -> pd.DataFrame:
-        """Generate and judge rows, batch by batch; a batch whose part file exists is read instead.
-
-        Rows whose vector does not exist are left out of their batch. Judging runs beside generation, or waits for other
-        networks.
-
-        Raises:
-            PutOff: it does.
-        """
-        paths = []
-        drafts: list[tuple[Path, Path, int, int, float]] = []
-        with ThreadPoolExecutor(max_workers=1) as judging:
-            pending: Future[None] | None = None
-            for number, batch in enumerate(batches(planned, self.config.batch_rows)):
-                rows = [row for row in batch if self._directions.exist_for(row)]
-                if not rows:
-                    self._tell(network.name, stage, number, len(batch))
-                    continue
-                path = self.store.part(network.name, stage, number)
-                paths.append(path)
-                if path.is_file():
-                    self._tell(network.name, stage, number, len(batch))
-                    continue
-                started = time.monotonic()
-                draft = path.with_suffix(".unjudged.parquet")
-                if not draft.is_file():
-                    table = generate_table(model, rows, sampling, seed=self.config.seed, tokens=network.tokens, resolve=resolve)
-                    self.store.write_rows(draft, table)
-                took = time.monotonic() - started
-                if self._ahead.wanted:
-                    drafts.append((draft, path, number, len(batch), took))
-                    continue
-                if pending is not None:
-                    pending.result()
-                pending = judging.submit(self._judge, draft, path, network.name, stage, number, len(batch), took)
-            if pending is not None:
-                pending.result()
-        self._ahead.put_off([draft for draft, *_ in drafts])
-        for draft, path, number, size, took in drafts:
-            self._judge(draft, path, network.name, stage, number, size, took)
-        tables = [self._answered(path) for path in paths]
-        self.account.enter()
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-    def _judge(
-        self, draft: Path, path: Path, network: str, stage: str, number: int, size: int, generate_seconds: float
-    ) -> None:
-        """Score one generated batch of `size` planned rows and write its part file."""
-        started = time.monotonic()
-        rows = self._scored(read_rows(draft))
-        self.store.write_rows(path, rows)
-        draft.unlink()
-        self.store.note_batch(network, stage, number, len(rows), generate_seconds, time.monotonic() - started)
-        self._tell(network, stage, number, size)
-
-    def _tell(self, network: str, stage: str, number: int, rows: int) -> None:
-        """Tell that a batch is settled, once, however often its network is visited."""
-        if (network, stage, number) not in self._told:
-            self._told.add((network, stage, number))
-            self.progress(f"{network}: {stage}", rows)
-
-    def _answered(self, path: Path) -> pd.DataFrame:
-        """Return a judged batch; rows that the judge left unanswered are judged once more, for by now it may answer."""
-        rows = read_rows(path)
-        again = unanswered(rows)
-        if not again.any():
-            return rows
-        scored = self._scored(rows[again]).set_axis(rows.index[again])
-        self.store.write_rows(path, pd.concat([rows[~again], scored]).sort_index())
-        return read_rows(path)
-
-    def _scored(self, rows: pd.DataFrame) -> pd.DataFrame:
-        others = self.config.evaluate.other_rubrics
-        return score_table(rows, self.judge, self.plan.traits, wording=self.config.asked, others=others)
 
 
 def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:

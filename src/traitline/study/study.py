@@ -18,9 +18,10 @@ from traitline.judges.base import Annotator
 from traitline.study.config import FORCED, StudyConfig, load_config
 from traitline.study.costs import spent_so_far
 from traitline.study.estimate import describe
+from traitline.study.parts import Progress
 from traitline.study.plan import Plan, make_plan
 from traitline.study.prepare import prepare
-from traitline.study.run import Outcome, Progress, run_study
+from traitline.study.run import Outcome, run_study
 from traitline.study.store import RunStore
 
 
