@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import ARCHITECTURES, tiny_network, tiny_tokenizer
 from traitline.errors import ModelError
-from traitline.models.generate import Row, generate_rows
+from traitline.models import Intervention, Row, capture_rows, generate_rows
 from traitline.models.loading import load_model, wrap
 
 
@@ -104,3 +105,22 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
 def test_a_device_this_machine_lacks_is_named(folder: Path, device: str) -> None:
     with pytest.raises(ModelError, match=f"cannot use the device '{device}'"):
         load_model(folder, device=device)
+
+
+def test_a_network_spread_over_devices_is_read_and_steered_alike(folder: Path, tmp_path: Path) -> None:
+    """With parts of it on a disk, which needs hooks of accelerate's own, as do parts on several GPUs."""
+    from transformers import AutoModelForCausalLM
+
+    whole = load_model(folder, device="cpu")
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "disk" if i else "cpu" for i in range(whole.layers)}
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map=places, offload_folder=tmp_path)
+    assert network.hf_device_map["model.layers.1"] == "disk"
+    spread = wrap(network, whole.tokenizer)
+    delta = np.random.default_rng(0).normal(size=whole.hidden).astype(np.float32)
+    rows = [Row([5, 6, 7], 1), Row([8, 9], 2, Intervention(2, delta)), Row([4], 3, Intervention(3, delta, "all"))]
+    settings = {"max_new_tokens": 6, "temperature": 0.7, "repetition_penalty": 1.2}
+    alike = zip(generate_rows(whole, rows, **settings), generate_rows(spread, rows, **settings), strict=True)
+    assert all(a.token_ids == b.token_ids for a, b in alike)
+    texts = [([5, 6, 7], [8, 9, 10]), ([4], [11])]
+    np.testing.assert_allclose(capture_rows(spread, texts), capture_rows(whole, texts), rtol=1e-6, atol=1e-6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def load_model(
     Args:
         source: hub id, or a local directory as `save_pretrained` writes it.
         revision: branch, tag or commit on the hub; must be None for a directory.
-        device: where to put it; a GPU if there is one, else the CPU.
+        device: where to put it; a GPU if there is one, else the CPU. `auto` spreads a network that is too large for one GPU
+            over all of them (needs accelerate).
         dtype: weights' type; bfloat16 on a GPU, float32 on the CPU.
         trust_remote_code: run model code that the repository ships. Only for code you have read.
 
@@ -92,19 +94,15 @@ def load_model(
             raise ModelError(f"{name!r} is a local directory, which has no revision {revision!r}; leave the revision out")
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"directory {name!r} holds no config.json, so no model; give a checkpoint's own directory")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except Exception as error:  # torch raises RuntimeError or AssertionError, by device
-        raise ModelError(f"this machine cannot use the device {device!r}; give 'cpu', or leave the device out") from error
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    place, dtype = _place(device, dtype)
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         with _quietly():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **place, **options)
         network, report = loaded
-        network.to(device)
+        if not place:  # else the weights lie where they belong
+            network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise ModelError(_why(name, revision, error)) from error
     absent = sorted(set(report["missing_keys"]) & {key for key, _ in network.named_parameters()})  # tied weights come once
@@ -115,6 +113,25 @@ def load_model(
         )
     network.requires_grad_(False)
     return wrap(network, tokenizer, source=name, revision=revision)
+
+
+def _place(device: str | None, dtype: torch.dtype | None) -> tuple[dict[str, Any], torch.dtype]:
+    """Return how transformers is told to put weights straight where they belong, nothing for the CPU; and their type."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    straight = find_spec("accelerate") is not None
+    if device == "auto":
+        if not straight:
+            raise ModelError(
+                "spreading a network over several GPUs needs accelerate: pip install accelerate, or give one device"
+            )
+        return {"device_map": "auto"}, dtype or (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError or AssertionError, by device
+        raise ModelError(f"this machine cannot use the device {device!r}; give 'cpu', or leave the device out") from error
+    if device == "cpu":
+        return {}, dtype or torch.float32
+    return {"device_map": {"": device}} if straight else {}, dtype or torch.bfloat16
 
 
 def wrap(network: Any, tokenizer: Any, *, source: str = "in memory", revision: str | None = None) -> Model:

@@ -22,6 +22,7 @@ from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
 from traitline.judges.base import Annotator, StatesError
 from traitline.models import Calibration, Model, calibrate, encode, load_model
+from traitline.models.prefetch import prefetch
 from traitline.study.ahead import PutOff
 from traitline.study.config import COMBINED, FORCED
 from traitline.study.directions import Directions
@@ -144,16 +145,18 @@ class _Run:
         """
         while networks:
             self._put_off = []
-            for network in networks:
-                if self.visit(phase, network):
+            for network, following in zip(networks, [*networks[1:], None], strict=True):
+                if self.visit(phase, network, following):
                     yield network
                 else:
                     self._put_off.append(network)
             networks = self._put_off
             self.parts.ahead.ask()
 
-    def visit(self, phase: _Phase, network: Network) -> bool:
+    def visit(self, phase: _Phase, network: Network, following: Network | None = None) -> bool:
         """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
+
+        Meanwhile the weights of the network that follows are read into the page cache.
 
         Returns:
             Whether that is all; False where its rows wait to be judged together with those of others.
@@ -173,6 +176,8 @@ class _Run:
         cells = self._workable(phase, cells)
         try:
             model = load_model(network.source, network.revision)
+            if following is not None:
+                prefetch(following.source, following.revision)
             fits = max(self.config.evaluate.layers) <= model.layers
             if fits:
                 self._work(phase, network, model, cells)
