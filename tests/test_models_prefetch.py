@@ -10,12 +10,10 @@ from traitline.models import prefetch
 
 
 def test_weights_of_a_directory_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("model-00002.safetensors", "model-00001.safetensors", "tokenizer.json"):
+    names = ["model-00001.safetensors", "model-00002.safetensors"]
+    for name in (*names, "tokenizer.json"):
         (tmp_path / name).write_bytes(b"x" * 100)
-    assert [file.name for file in prefetch.weights(str(tmp_path), None)] == [
-        "model-00001.safetensors",
-        "model-00002.safetensors",
-    ]
+    assert [file.name for file in prefetch.weights(str(tmp_path), None)] == names
     read: list[Path] = []
     monkeypatch.setattr(prefetch, "_read", read.extend)
     thread = prefetch.prefetch(str(tmp_path), None)

@@ -1,0 +1,151 @@
+"""Makes docs/performance.md and its plot of what `benchmarks/engine.py` wrote: `python benchmarks/page.py GPU.json CPU.json`.
+
+Every figure on the page comes from these files; the sentences between are in `TEXT` below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+Line = dict[str, Any]
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = """# How fast it is
+
+What `traitline` does with a checkpoint, beside the released recipe written plainly anew (`benchmarks/recipe.py`): the same
+weights, prompts and sampling in one run. `python benchmarks/engine.py` makes the figures again, `python benchmarks/page.py` this page.
+
+{about}
+
+{tables}
+
+![Generated tokens per second against rows at once]({plot})
+
+*Tokens per second against rows at once, prompts of 24 tokens, 64 new tokens, mixed conditions. The line above is the bound: each
+stage of a step takes the longer of moving its bytes and doing its arithmetic, at the rates measured in the same run.*
+
+## What the figures mean
+
+- **bound** and **share**: the most that the chip could do at that many rows, and the share of it that was reached, reading the
+  prompts and all waiting included. Shared prompts count once, so the bound is a strict one.
+- **ratio**: against the recipe in the same run. The recipe was timed on few rows ({sample}); where it would take hours, its time is
+  scaled from its rates, and the line says so.
+- **first token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
+  checkpoint of an architecture.
+- One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, with 64 new tokens each, and one pass over
+  the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
+  Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
+
+## Where the time goes
+
+{profile}
+"""
+
+
+def _number(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if isinstance(value, float) else f"{value}"
+
+
+def _table(lines: list[Line], columns: dict[str, str]) -> str:
+    shown = [key for key in columns if any(key in line for line in lines)]
+    head = "| what | " + " | ".join(columns[key] for key in shown) + " |"
+    rows = ["| " + line["what"] + " | " + " | ".join(_cell(line, key) for key in shown) + " |" for line in lines]
+    return "\n".join([head, "| --- " * (len(shown) + 1) + "|", *rows])
+
+
+def _cell(line: Line, key: str) -> str:
+    if key == "share" and "share" in line:
+        return f"{100 * line['share']:.0f} %"
+    if key == "ratio" and "ratio" in line:
+        return f"{line['ratio']:.1f} x"
+    if key == "value" and "value" in line:
+        return f"{_number(line['value'])} {line['unit']}"
+    return _number(line.get(key))
+
+
+COLUMNS = {
+    "value": "value",
+    "tokens_per_s": "tokens/s",
+    "rows_per_s": "rows/s",
+    "bound": "bound",
+    "share": "share",
+    "ratio": "ratio",
+    "seconds": "s",
+    "recipe_s": "recipe, s",
+    "first_s": "first call, s",
+    "peak_gib": "peak GiB",
+}
+
+
+def _plot(results: list[dict[str, Any]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    shapes = dict.fromkeys(line["shape"] for result in results for line in result["lines"] if line["device"] != "cpu")
+    for colour, shape in zip(colours, shapes, strict=False):
+        lines = [line for result in results for line in result["lines"] if line["shape"] == shape]
+        mine = [line for line in lines if line["what"].startswith("engine: prompts of 24") and line["device"] != "cpu"]
+        x = [line["rows"] for line in mine]
+        axes.plot(x, [line["tokens_per_s"] for line in mine], "o-", color=colour, label=f"{shape}, traitline")
+        axes.plot(x, [line["bound"] for line in mine], ":", color=colour, label=f"{shape}, bound")
+        recipe = [line for line in lines if line["what"].startswith("recipe: prompts of 24")]
+        axes.plot([16], [recipe[0]["tokens_per_s"]], "x", color=colour, label=f"{shape}, released recipe")
+    axes.set(xscale="log", yscale="log", xlabel="rows at once", ylabel="generated tokens per second")
+    axes.set_xticks([16, 64, 128, 256, 512, 1024], labels=["16", "64", "128", "256", "512", "1,024"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=160)
+
+
+def main() -> None:
+    """Write the page and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", nargs="+", type=Path, help="JSON files of benchmarks/engine.py")
+    asked = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in asked.results]
+    about = []
+    for result in results:
+        a = result["about"]
+        about.append(
+            f"- {a['hardware']}: torch {a['torch']}, transformers {a['transformers']}, Python {a['python']}, traitline "
+            f"{a['traitline']} at commit `{a['commit']}`; {a['seconds']:.0f} s in all."
+        )
+    tables, profiles, samples = [], [], []
+    for result in results:
+        for shape in dict.fromkeys(line["shape"] for line in result["lines"]):
+            lines = [line for line in result["lines"] if line["shape"] == shape]
+            samples += [f"{line['rows']}" for line in lines if line["what"].startswith("recipe")]
+            profile = [line for line in lines if line["what"].startswith("profile")]
+            if profile:
+                profiles.append(_table(profile, {"seconds": "s", "share": "share"}))
+            rest = [line for line in lines if line not in profile]
+            where = "CPU" if rest[0]["device"] == "cpu" else "GPU"
+            tables.append(f"## {shape} on a {where}\n\n{_table(rest, COLUMNS)}")
+    plot = DOCS / "images" / "performance.png"
+    _plot(results, plot)
+    text = TEXT.format(
+        about="\n".join(about),
+        tables="\n\n".join(tables),
+        plot=plot.relative_to(DOCS),
+        sample=", ".join(dict.fromkeys(samples)) + " rows",
+        profile="\n\n".join(profiles),
+    )
+    (DOCS / "performance.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
