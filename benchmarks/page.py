@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 TEXT = """# How fast it is
 
 What `traitline` does with a checkpoint, beside the released recipe written plainly anew (`benchmarks/recipe.py`): the same
-weights, prompts and sampling in one run. `python benchmarks/engine.py` makes the figures again, `python benchmarks/page.py` this page.
+weights, prompts and sampling in one run. `python benchmarks/engine.py` makes the figures again, `benchmarks/page.py` this page.
 
 {about}
 
@@ -29,19 +29,19 @@ weights, prompts and sampling in one run. `python benchmarks/engine.py` makes th
 
 ![Generated tokens per second against rows at once]({plot})
 
-*Tokens per second against rows at once, prompts of 24 tokens, 64 new tokens, mixed conditions. The line above is the bound: each
-stage of a step takes the longer of moving its bytes and doing its arithmetic, at the rates measured in the same run.*
+*Tokens per second against rows at once, prompts of 24 tokens, 64 new tokens, mixed conditions. Dotted is the bound: each stage
+of a step takes the longer of moving its bytes and doing its arithmetic, at the rates measured in the same run.*
 
 ## What the figures mean
 
 - **bound** and **share**: the most that the chip could do at that many rows, and the share of it that was reached, reading the
   prompts and all waiting included. Shared prompts count once, so the bound is a strict one.
-- **ratio**: against the recipe in the same run. The recipe was timed on few rows ({sample}); where it would take hours, its time is
-  scaled from its rates, and the line says so.
+- **ratio**: against the recipe in the same run. The recipe was timed on few rows ({sample}); where it would take hours, its
+  time is scaled from its rates, and the line says so.
 - **first token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
   checkpoint of an architecture.
-- One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, with 64 new tokens each, and one pass over
-  the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
+- One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, with 64 new tokens each, and one pass
+  over the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
   Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
 
 ## Where the time goes
