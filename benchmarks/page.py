@@ -40,7 +40,7 @@ of a step takes the longer of moving its bytes and doing its arithmetic, at the 
   time is scaled from its rates, and the line says so.
 - **first token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
   checkpoint of an architecture.
-- One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, with 64 new tokens each, and one pass
+- One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, 64 new tokens each, and one pass
   over the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
   Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
 

@@ -31,7 +31,7 @@ from traitline.traits import Trait, load_trait
 from traitline.vectors import PersonaVector, Provenance, Steer
 from traitline.vectors.calibration import calibration_texts
 from traitline.vectors.estimators import accepted
-from traitline.vectors.extract import ControlSeeds, extract_arrays
+from traitline.vectors.extract import VECTORS, ControlSeeds, extract_arrays
 from traitline.vectors.projection import Axis, axis
 
 _calibrations: WeakKeyDictionary[Model, Calibration] = WeakKeyDictionary()
@@ -132,6 +132,8 @@ def extract(model: Model, rows: pd.DataFrame, *, position: str = "response_avg",
     Raises:
         InputError: no pair was accepted, or an unknown position.
     """
+    if position not in VECTORS:
+        raise InputError(f"no vector is called {position!r}; there are {', '.join(VECTORS)}")
     calibration = _calibration(model)
     arrays, pairs = extract_arrays(model, rows, calibration, ControlSeeds(), derived_seed(seed))
     if not arrays:
@@ -139,9 +141,6 @@ def extract(model: Model, rows: pd.DataFrame, *, position: str = "response_avg",
             f"none of the {len(rows)} rows belongs to an accepted pair (positive trait >= 50, negative < 50, both coherent); "
             "elicit more samples, use another strategy, or a later checkpoint"
         )
-    if position not in arrays or arrays[position].ndim != 2:
-        known = ", ".join(name for name, array in arrays.items() if array.ndim == 2)
-        raise InputError(f"no vector is called {position!r}; there are {known}")
     first = rows.iloc[0]
     provenance = Provenance(
         lineage=first["lineage"],
@@ -160,19 +159,26 @@ def extract(model: Model, rows: pd.DataFrame, *, position: str = "response_avg",
     return PersonaVector(arrays[position], provenance)
 
 
-def capture(model: Model, prompts: Sequence[Prompt], responses: Sequence[str | Sequence[int]]) -> NDArray[np.float32]:
+def capture(
+    model: Model,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str | Sequence[int]],
+    *,
+    layers: Sequence[int] | None = None,
+) -> NDArray[np.float32]:
     """Return the mean activation of each row's segments at every layer, float32 [rows, 3, layers + 1, hidden].
 
     Segments are prompt_avg, prompt_last, response_avg; the response mean of an empty response is NaN. Prompts and responses
-    are texts or token ids; a closing EOS of a response is left out.
+    are texts or token ids; a closing EOS of a response is left out. Of a large network's many rows, ask only for the layers
+    you need: [rows, 3, layers, hidden] in the order asked for, and no block after the last of them is computed.
 
     Raises:
-        InputError: as many responses as prompts are needed.
+        InputError: as many responses as prompts are needed, or a layer that the network does not have.
     """
     if len(prompts) != len(responses):
         raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; give one response per prompt")
     rows = [(encode(model, p), encode_response(model, r)) for p, r in zip(prompts, responses, strict=True)]
-    return capture_rows(model, rows)
+    return capture_rows(model, rows, layers=layers)
 
 
 def generate(

@@ -1,63 +1,108 @@
 """Read every layer of a network in one streaming pass.
 
-Knows segment means (prompt_avg, prompt_last, response_avg), activation norms and a sample of activations, all reduced inside
-the forward pass so that no full hidden state is kept. Which rows are worth reading, and what a difference of means is, is
-left to `vectors/`.
+Knows segment means (prompt_avg, prompt_last, response_avg), kept per row or as weighted sums over rows, and activation norms.
+All are reduced on the device inside the forward pass, so that no full hidden state is kept. Which rows are worth reading, and
+which weights make a vector of them, is left to `vectors/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from traitline.errors import InputError, ModelError
-from traitline.models.blocks import Read, reading
+from traitline.errors import InputError, nearest
 from traitline.models.loading import Model
+from traitline.models.passes import Finite, forward, in_halves, on_device, on_host, tokens_at_once
+from traitline.models.sums import ClassMoments, Sums, WeightedSums
 
 SEGMENTS = ("prompt_avg", "prompt_last", "response_avg")
+RESPONSE = SEGMENTS.index("response_avg")
+
+TokenRow = tuple[Sequence[int], Sequence[int]]
+"""Prompt ids, and response ids without the closing EOS."""
 
 
 @torch.inference_mode()
 def capture_rows(
-    model: Model,
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
-    tokens_per_batch: int = 8192,
+    model: Model, rows: Sequence[TokenRow], *, layers: Sequence[int] | None = None, tokens_per_batch: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the mean activation of each row's segments at every layer.
+    """Return the mean activation of each row's segments.
 
     Args:
         model: the network.
         rows: (prompt ids, response ids without the closing EOS) of each row.
-        tokens_per_batch: padded tokens that share a forward pass.
+        layers: layers 0..L to read; all where left out. Blocks after the last of them are not computed.
+        tokens_per_batch: padded tokens that share a forward pass; as many as suit the device where left out.
 
     Returns:
-        float32 [rows, 3, layers + 1, hidden], segments in the order of `SEGMENTS`. The response mean of an empty response
-        is NaN.
+        float32 [rows, 3, layers, hidden], segments in the order of `SEGMENTS`. The response mean of an empty response is NaN.
 
     Raises:
-        InputError: a row without prompt.
-        ModelError: the network gives NaN or infinity.
+        InputError: a row without prompt, or a layer or token ids that the network does not have.
+        ModelError: the network gives NaN or infinity, or a row does not fit into memory.
     """
-    means = np.full((len(rows), len(SEGMENTS), model.layers + 1, model.hidden), np.nan, dtype=np.float32)
-    if any(not len(prompt) for prompt, _ in rows):
-        raise InputError("a row to be read has an empty prompt; it needs at least one token id")
-    for batch in like_lengths([len(p) + len(r) for p, r in rows], tokens_per_batch):
-        weights = _weights([rows[i] for i in batch]).to(model.device)  # [rows, 3, positions]
-        sums = torch.zeros(len(batch), len(SEGMENTS), model.layers + 1, model.hidden, device=model.device)
-
-        def read(layer: int, hidden: torch.Tensor, weights: torch.Tensor = weights, sums: torch.Tensor = sums) -> None:
-            sums[:, :, layer] = torch.bmm(weights.to(hidden.device), hidden.float()).to(sums.device)
-
-        _forward(model, [[*rows[i][0], *rows[i][1]] for i in batch], read)
-        means[batch] = _finite(sums, model).cpu().numpy()
-        empty = [i for i in batch if not len(rows[i][1])]
-        means[empty, SEGMENTS.index("response_avg")] = np.nan
+    _check_prompts(rows, range(len(rows)))
+    layers = range(model.layers + 1) if layers is None else layers
+    outside = [layer for layer in layers if not 0 <= layer <= model.layers]
+    if outside or not layers:
+        asked = f"layer {outside[0]} cannot be read" if outside else "no layer is asked for"
+        raise InputError(f"{asked}: {model.source!r} has layers 0 (embeddings) to {model.layers}")
+    means = np.full((len(rows), len(SEGMENTS), len(layers), model.hidden), np.nan, dtype=np.float32)
+    for batch, found in on_host(_segment_means(model, rows, SEGMENTS, layers, tokens_per_batch)):
+        means[batch] = found
+    means[[i for i, (_, response) in enumerate(rows) if not len(response)], RESPONSE] = np.nan
     return means
+
+
+@torch.inference_mode()
+def capture_sums(
+    model: Model,
+    rows: Sequence[TokenRow],
+    weights: Mapping[str, ArrayLike],
+    *,
+    classes: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    tokens_per_batch: int | None = None,
+) -> Sums:
+    """Return weighted sums over the rows' segment means, which stay on the device.
+
+    A vector, its bootstraps, split halves and shuffled controls are all such sums, so one pass makes them all. They are added
+    up in float64, where activations with whole weights that cancel give zero and no rounding error.
+
+    Args:
+        model: the network.
+        rows: (prompt ids, response ids without the closing EOS) of each row. Rows without weight and class are not read.
+        weights: segment of `SEGMENTS` -> the weight of each row in each of k sums, [k, rows]. A row whose segment is empty
+            must have weight 0 there.
+        classes: whose response means to give moments of: the class of each row, counted from 0, or a negative number for none.
+        tokens_per_batch: padded tokens that share a forward pass; as many as suit the device where left out.
+
+    Raises:
+        InputError: weights or classes that do not fit the rows, an empty segment that counts, a row without prompt, or token
+            ids that the network does not have.
+        ModelError: the network gives NaN or infinity, or a row does not fit into memory.
+    """
+    by_segment = {segment: np.asarray(array, dtype=np.float64) for segment, array in weights.items()}
+    classed = np.full(len(rows), -1) if classes is None else np.asarray(classes, dtype=np.intp)
+    _check_weights(rows, by_segment, classed)
+    counts = np.any([classed >= 0, *((array != 0).any(axis=0) for array in by_segment.values())], axis=0)
+    kept = np.flatnonzero(counts).tolist()
+    _check_prompts(rows, kept)
+    read = [segment for segment in SEGMENTS if segment in by_segment or (classes is not None and segment == "response_avg")]
+
+    size = (model.layers + 1, model.hidden, model.device)
+    sums = {segment: WeightedSums(array[:, kept], *size) for segment, array in by_segment.items()}
+    moments = None if classes is None else ClassMoments(classed[kept], *size)
+    for batch, means in _segment_means(model, [rows[i] for i in kept], read, range(model.layers + 1), tokens_per_batch):
+        for segment, one in sums.items():
+            one.add(batch, means[:, read.index(segment)])
+        if moments:
+            moments.add(batch, means[:, read.index("response_avg")])
+    return Sums({segment: one.result() for segment, one in sums.items()}, moments.result() if moments else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,33 +138,52 @@ def calibrate(
         texts: token ids of each text.
         statistic: `median` (the default) or `mean`, as in the paper.
         sample: about how many positions to keep for the activation covariance.
-        tokens_per_batch: padded tokens that share a forward pass.
+        tokens_per_batch: padded tokens that share a forward pass; positions are sampled from each batch.
 
     Raises:
         InputError: no text is longer than one token, or an unknown statistic.
-        ModelError: the network gives NaN or infinity.
+        ModelError: the network gives NaN or infinity, or a text does not fit into memory.
     """
     if statistic not in {"median", "mean"}:
         raise InputError(f"activation norms are a 'median' or a 'mean', not {statistic!r}")
-    total = sum(max(len(ids) - 1, 0) for ids in texts)
+    texts = [ids for ids in texts if len(ids) > 1]
+    lengths = [len(ids) for ids in texts]
+    total = sum(lengths) - len(lengths)
     if not total:
         raise InputError("the calibration texts hold no position after the first; give texts of at least two tokens")
     stride = max(1, -(-total // sample))
-    norms: list[torch.Tensor] = []
-    kept: list[torch.Tensor] = []
-    for batch in like_lengths([len(ids) for ids in texts], tokens_per_batch):
-        layers: list[torch.Tensor] = [torch.empty(0)] * (model.layers + 1)
+    planned = list(like_lengths(lengths, tokens_per_batch))
+    chosen: dict[int, NDArray[np.intp]] = {}  # the sampled positions of each text
+    for batch in planned:
+        before = 0
+        for i in batch:
+            chosen[i] = np.arange(-before % stride, lengths[i] - 1, stride) + 1
+            before += lengths[i] - 1
 
-        def read(layer: int, hidden: torch.Tensor, batch: list[int] = batch, layers: list[torch.Tensor] = layers) -> None:
-            layers[layer] = torch.cat([hidden[r, 1 : len(texts[i])].float().cpu() for r, i in enumerate(batch)])
+    def norms_and_sample(batch: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        taken = [(r, position) for r, i in enumerate(batch) for position in chosen[i]]
+        where = on_device(np.array(taken, dtype=np.int64).reshape(-1, 2).T, model.device)  # [2, taken]
+        norms = torch.empty(len(batch), max(lengths[i] for i in batch), model.layers + 1, device=model.device)
+        kept = torch.empty(len(taken), model.layers + 1, model.hidden, device=model.device)
 
-        _forward(model, [list(texts[i]) for i in batch], read)
-        stacked = _finite(torch.stack(layers, dim=1), model)  # [positions, layers + 1, hidden]
-        norms.append(stacked.norm(dim=-1))
-        kept.append(stacked[::stride])
-    every = torch.cat(norms).numpy()  # [positions, layers + 1]
-    reduced = np.median(every, axis=0) if statistic == "median" else every.mean(axis=0)
-    return Calibration(reduced.astype(np.float32), torch.cat(kept).numpy(), total)
+        def read(layer: int, hidden: torch.Tensor) -> None:
+            norms[:, :, layer] = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+            row, position = where.to(hidden.device)
+            kept[:, layer] = hidden[row, position].float()
+
+        forward(model, [texts[i] for i in batch], read, model.layers)
+        return norms, kept
+
+    finite = Finite(model, range(model.layers + 1))
+    every, samples = [], []
+    for batch, (norms, kept) in in_halves(model, lengths, planned, norms_and_sample):
+        finite.note(norms[..., None])
+        every += [norms[r, 1 : lengths[i]] for r, i in enumerate(batch)]
+        samples.append(kept)
+    finite.check()
+    norms_found = torch.cat(every).cpu().numpy()  # [positions, layers + 1]
+    reduced = np.median(norms_found, axis=0) if statistic == "median" else norms_found.mean(axis=0)
+    return Calibration(reduced.astype(np.float32), torch.cat(samples).cpu().numpy(), total)
 
 
 def like_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -134,34 +198,84 @@ def like_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int
         yield batch
 
 
-def _weights(rows: list[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
-    """Return the weights that turn positions into segment means, [rows, 3, positions], right-padded."""
-    width = max(len(p) + len(r) for p, r in rows)
-    weights = torch.zeros(len(rows), len(SEGMENTS), width)
-    for i, (prompt, response) in enumerate(rows):
-        p, r = len(prompt), len(response)
-        weights[i, 0, :p] = 1 / p
-        weights[i, 1, p - 1] = 1
-        if r:
-            weights[i, 2, p : p + r] = 1 / r
-    return weights
+def segment_sums(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the sum over each segment's positions, accumulated in float32, [rows, segments, hidden].
+
+    Args:
+        hidden: what a layer holds, in the network's own type, [rows, positions, hidden].
+        weights: 1 at the positions of a segment, else 0; float32 [rows, segments, positions].
+    """
+    if hidden.is_cuda and hidden.dtype != torch.float32:  # 0 and 1 are exact in any type, and products add up in float32
+        return torch.bmm(weights.to(hidden.dtype), hidden, out_dtype=torch.float32)
+    return torch.bmm(weights, hidden.float())
 
 
-def _finite(activations: torch.Tensor, model: Model) -> torch.Tensor:
-    if not activations.isfinite().all():
-        raise ModelError(
-            f"activations of {model.source!r} hold NaN or infinity; its weights are broken, or too large for its dtype"
-        )
-    return activations
+def _segment_means(
+    model: Model, rows: Sequence[TokenRow], segments: Sequence[str], layers: Sequence[int], tokens_per_batch: int | None
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield row indices and these rows' segment means on the device, [rows, segments, layers, hidden]; 0 for empty segments."""
+    lengths = [len(prompt) + len(response) for prompt, response in rows]
+
+    def means_of(batch: list[int]) -> torch.Tensor:
+        parts = [rows[i] for i in batch]
+        ends = on_device(np.array([[len(p), len(p) + len(r)] for p, r in parts]), model.device)
+        weights = _weights(ends[:, :1], ends[:, 1:], max(lengths[i] for i in batch), segments)
+        sums = torch.empty(len(batch), len(segments), len(layers), model.hidden, device=model.device)
+
+        def read(layer: int, hidden: torch.Tensor) -> None:
+            places = [place for place, one in enumerate(layers) if one == layer]
+            for place in places:
+                sums[:, :, place] = segment_sums(hidden, weights.to(hidden.device))
+
+        forward(model, [[*prompt, *response] for prompt, response in parts], read, max(layers))
+        return sums.div_(weights.sum(dim=-1).clamp_(min=1)[:, :, None, None])
+
+    planned = like_lengths(lengths, tokens_per_batch or tokens_at_once(model))
+    finite = Finite(model, layers)
+    for batch, means in in_halves(model, lengths, planned, means_of):
+        finite.note(means)
+        yield batch, means
+    finite.check()
 
 
-def _forward(model: Model, rows: list[list[int]], read: Read) -> None:
-    """Run the network without its output head over right-padded rows, reading every layer."""
-    width = max(len(ids) for ids in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for r, row in enumerate(rows):
-        ids[r, : len(row)] = torch.tensor(row)
-        mask[r, : len(row)] = 1
-    with reading(model.blocks, read):
-        model.network.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+def _weights(prompt: torch.Tensor, end: torch.Tensor, positions: int, segments: Sequence[str]) -> torch.Tensor:
+    """Return 1 at the positions of each segment, else 0, float32 [rows, segments, positions].
+
+    Args:
+        prompt: length of each row's prompt, [rows, 1].
+        end: length of each row, [rows, 1].
+        positions: of the longest row.
+        segments: which of `SEGMENTS`.
+    """
+    at = torch.arange(positions, device=end.device)
+    inside = {"prompt_avg": at < prompt, "prompt_last": at == prompt - 1, "response_avg": (at >= prompt) & (at < end)}
+    return torch.stack([inside[segment] for segment in segments], dim=1).float()
+
+
+def _check_prompts(rows: Sequence[TokenRow], kept: Sequence[int]) -> None:
+    empty = [i for i in kept if not len(rows[i][0])]
+    if empty:
+        raise InputError(f"row {empty[0]} has an empty prompt; to be read, it needs at least one token id")
+
+
+def _check_weights(rows: Sequence[TokenRow], weights: Mapping[str, NDArray[np.float64]], classes: NDArray[np.intp]) -> None:
+    """Refuse weights and classes that do not fit the rows, or that count what is not there."""
+    if classes.shape != (len(rows),):
+        raise InputError(f"classes have shape {list(classes.shape)} for {len(rows)} rows; give one number per row")
+    empty = np.array([not len(response) for _, response in rows], dtype=bool)
+    counted = {"classes": classes >= 0}
+    for segment, array in weights.items():
+        if segment not in SEGMENTS:
+            raise InputError(f"no segment is called {segment!r}; {nearest(segment, SEGMENTS)}")
+        if array.ndim != 2 or array.shape[1] != len(rows) or not np.isfinite(array).all():
+            raise InputError(
+                f"the weights of {segment!r} have shape {list(array.shape)} for {len(rows)} rows; give finite ones, [k, rows]"
+            )
+        if segment == "response_avg":
+            counted["weights of 'response_avg'"] = (array != 0).any(axis=0)
+    for what, counts in counted.items():
+        wrong = np.flatnonzero(counts & empty)
+        if len(wrong):
+            raise InputError(
+                f"row {wrong[0]} has an empty response but counts in the {what}: there is no mean to count; leave it out"
+            )

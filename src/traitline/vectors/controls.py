@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from traitline.vectors.estimators import Indices, Seed
+from traitline.vectors.estimators import Indices, Seed, Weights, weighted_mean
 from traitline.vectors.vector import FRAGILE_PAIRS, Floats
 
 Kind = Literal["isotropic", "covariance", "shuffled"]
@@ -20,7 +20,7 @@ Kind = Literal["isotropic", "covariance", "shuffled"]
 
 def isotropic(vector: Floats, seed: Seed) -> Floats:
     """Return a random direction, every direction equally likely, with the vector's norms, [layers + 1, hidden]."""
-    return _match(np.random.default_rng(seed).normal(size=vector.shape), vector)
+    return match_norms(np.random.default_rng(seed).normal(size=vector.shape), vector)
 
 
 def covariance(vector: Floats, sample: Floats, seed: Seed) -> Floats:
@@ -33,7 +33,7 @@ def covariance(vector: Floats, sample: Floats, seed: Seed) -> Floats:
     """
     weights = np.random.default_rng(seed).normal(size=len(sample)).astype(np.float32)
     centred = sample - sample.mean(axis=0)
-    return _match(np.einsum("n,nlh->lh", weights, centred), vector)
+    return match_norms(np.einsum("n,nlh->lh", weights, centred), vector)
 
 
 def shuffled(differences: Floats, question: Indices, seed: Seed) -> Floats | None:
@@ -49,15 +49,14 @@ def shuffled(differences: Floats, question: Indices, seed: Seed) -> Floats | Non
     """
     if len(differences) < FRAGILE_PAIRS:
         return None
-    signs = balanced_signs(question, seed)
-    vector = differences.mean(axis=0)
-    return _match(np.einsum("p,plh->lh", signs, differences) / len(differences), vector)
+    flipped, vector = weighted_mean(np.stack([balanced_signs(question, seed), np.ones(len(question))]), differences)
+    return match_norms(flipped, vector)
 
 
-def balanced_signs(question: Indices, seed: Seed) -> Floats:
+def balanced_signs(question: Indices, seed: Seed) -> Weights:
     """Return +1 or -1 per pair: half of all pairs negative (up to one), and half of each question's (up to one)."""
     rng = np.random.default_rng(seed)
-    signs = np.ones(len(question), dtype=np.float32)
+    signs = np.ones(len(question))
     spare: list[int] = []  # the odd pair of each question that has one
     for code in np.unique(question):
         members = rng.permutation(np.flatnonzero(question == code))
@@ -69,8 +68,8 @@ def balanced_signs(question: Indices, seed: Seed) -> Floats:
     return signs
 
 
-def _match(direction: NDArray[np.floating[Any]], vector: Floats) -> Floats:
-    """Scale a direction to the vector's norm at each layer; a zero direction stays zero."""
+def match_norms(direction: NDArray[np.floating[Any]], vector: Floats) -> Floats:
+    """Return a direction scaled to the vector's norm at each layer, [layers + 1, hidden]; a zero direction stays zero."""
     norms = np.linalg.norm(direction, axis=1, keepdims=True)
     target = np.linalg.norm(vector, axis=1, keepdims=True)
     unit = np.divide(direction, norms, out=np.zeros_like(direction), where=norms > 0)

@@ -1,14 +1,17 @@
 """From activations of contrast rows to vectors.
 
 Knows which rows are accepted, how they pair, and the estimators: difference of means over accepted pairs (`pairs`), and the
-cell-balanced one (`balanced`), with question-bootstrap vectors and split halves. Takes arrays and tables; leaves reading the
-network to `models/capture.py` and files to `vector.py`.
+cell-balanced one (`balanced`), with question-bootstrap vectors and split halves. Each is defined once, by its weights: those of
+pairs are whole numbers that say how often a pair counts (negative: with its sides exchanged), and the vector is the weighted
+mean of the pairs' differences. `extract.py` has the network apply them; the functions of arrays here apply them to
+activations in memory. Leaves reading the network to `models/capture.py` and files to `vector.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ THRESHOLD = 50.0
 PAIR = ["instruction_id", "question_id", "sample"]
 
 Indices = NDArray[np.intp]
+Weights = NDArray[np.float64]
 Seed = int | tuple[int, ...]
 """What a random stream starts from; a tuple keeps streams of one cell apart."""
 
@@ -86,6 +90,65 @@ def find_pairs(rows: pd.DataFrame) -> Pairs:
     return Pairs(pairs["row_pos"].to_numpy(dtype=np.intp), pairs["row_neg"].to_numpy(dtype=np.intp), codes.astype(np.intp))
 
 
+def row_weights(pair_weights: Weights, pairs: Pairs, rows: int) -> Weights:
+    """Return the weights that pairs give to their rows, [k, rows]: a positive row its pair's, a negative row the opposite.
+
+    The sum over rows with these weights, divided by `counted_pairs`, is the mean over pairs.
+
+    Args:
+        pair_weights: how often each pair counts, [k, pairs].
+        pairs: row numbers of either side.
+        rows: number of rows.
+    """
+    weights = np.zeros((len(pair_weights), rows))
+    weights[:, pairs.positive] = pair_weights
+    weights[:, pairs.negative] = -pair_weights
+    return weights
+
+
+def counted_pairs(pair_weights: Weights) -> Weights:
+    """Return how many pairs count, with whatever sign, [k, 1, 1]: what sums with these weights are divided by."""
+    counted: Weights = np.abs(pair_weights).sum(axis=1)[:, None, None]
+    return counted
+
+
+def balanced_weights(rows: pd.DataFrame) -> Weights:
+    """Return the weights of the cell-balanced estimator, [rows]; the weighted sum over rows is the vector.
+
+    Every row that passes on its own counts, paired or not; rows share the weight of their side of an (instruction, question)
+    cell. Cells that lack one side are left out; all weights are 0 where no cell has both.
+    """
+    cells = rows.groupby(["instruction_id", "question_id"], dropna=False).ngroup().to_numpy(dtype=np.intp)
+    passes, positive = passing(rows).to_numpy(dtype=bool), rows["polarity"].eq("pos").to_numpy(dtype=bool)
+    sides = 2 * cells + positive
+    n = np.bincount(sides[passes], minlength=2 * (cells.max(initial=-1) + 1)).reshape(-1, 2)  # [cells, 2]
+    complete = n.min(axis=1) > 0
+    share = np.where(positive, 1.0, -1.0) / (np.maximum(n.ravel(), 1)[sides] * max(complete.sum(), 1))
+    weights: Weights = np.where(passes & complete[cells], share, 0.0)
+    return weights
+
+
+def bootstrap_weights(question: Indices, draws: int, seed: Seed) -> Weights:
+    """Return how often each pair counts where questions are drawn with replacement, [draws, pairs]."""
+    codes = np.unique(question)
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(codes), size=(draws, len(codes)))  # [draws, questions]
+    counts = [np.bincount(pick, minlength=len(codes)) for pick in picks]
+    return np.array(counts, dtype=np.float64).reshape(draws, len(codes))[:, np.searchsorted(codes, question)]
+
+
+def half_weights(question: Indices, seed: Seed, splits: int = 20) -> Weights:
+    """Return which pairs belong to either random half of the questions, [splits x 2, pairs], the halves of a split adjacent.
+
+    No splits with fewer than two questions.
+    """
+    codes = np.unique(question)
+    rng = np.random.default_rng(seed)
+    firsts = [np.isin(question, rng.permutation(codes)[: len(codes) // 2]) for _ in range(splits if len(codes) > 1 else 0)]
+    weights: Weights = np.array([half for first in firsts for half in (first, ~first)], dtype=np.float64)
+    return weights.reshape(-1, len(question))
+
+
 def difference_of_means(means: Floats, pairs: Pairs) -> Floats:
     """Return mean(positive) - mean(negative) over accepted pairs; all NaN where there is no pair.
 
@@ -95,27 +158,25 @@ def difference_of_means(means: Floats, pairs: Pairs) -> Floats:
     """
     if not len(pairs):
         return np.full(means.shape[1:], np.nan, dtype=np.float32)
-    positive, negative = (means[side].mean(axis=0, dtype=np.float64) for side in (pairs.positive, pairs.negative))
-    difference: Floats = (positive - negative).astype(np.float32)
-    return difference
+    differences = means[pairs.positive].astype(np.float64) - means[pairs.negative]
+    vector: Floats = weighted_mean(np.ones((1, len(pairs))), differences)[0]
+    return vector
 
 
 def cell_balanced(means: Floats, rows: pd.DataFrame) -> Floats:
-    """Return the difference of means with every (instruction, question) weighing the same.
+    """Return the difference of means with every (instruction, question) weighing the same; see `balanced_weights`.
 
-    Uses every row that passes on its own, paired or not, averaged within its instruction and question; cells that lack one
-    side are left out. All NaN where no cell has both sides.
+    All NaN where no cell has both sides.
+
+    Args:
+        means: activations per row, [rows, ..., hidden].
+        rows: the table of the rows.
     """
-    cells = rows.groupby(["instruction_id", "question_id"]).ngroup().to_numpy()
-    passes, positive = passing(rows).to_numpy(), rows["polarity"].eq("pos").to_numpy()
-    differences = []
-    for cell in np.unique(cells):
-        sides = [means[(cells == cell) & passes & side] for side in (positive, ~positive)]
-        if all(len(side) for side in sides):
-            differences.append(sides[0].mean(axis=0, dtype=np.float64) - sides[1].mean(axis=0, dtype=np.float64))
-    if not differences:
+    weights = balanced_weights(rows)
+    counted = np.flatnonzero(weights)  # a row that does not count may be NaN
+    if not len(counted):
         return np.full(means.shape[1:], np.nan, dtype=np.float32)
-    vector: Floats = np.mean(differences, axis=0).astype(np.float32)
+    vector: Floats = np.tensordot(weights[counted], means[counted].astype(np.float64), 1).astype(np.float32)
     return vector
 
 
@@ -128,14 +189,7 @@ def question_bootstrap(differences: Floats, question: Indices, draws: int, seed:
         draws: number of bootstrap vectors.
         seed: of the draws.
     """
-    codes = np.unique(question)
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(codes), size=(draws, len(codes)))  # [draws, questions]
-    counts = np.stack([np.bincount(pick, minlength=len(codes)) for pick in picks])  # [draws, questions]
-    weights = counts[:, np.searchsorted(codes, question)].astype(np.float64)  # [draws, pairs]
-    weights /= weights.sum(axis=1, keepdims=True)
-    flat = differences.reshape(len(differences), -1)
-    return (weights.astype(np.float32) @ flat).reshape(draws, *differences.shape[1:])
+    return weighted_mean(bootstrap_weights(question, draws, seed), differences)
 
 
 def split_half_cosine(differences: Floats, question: Indices, seed: Seed, splits: int = 20) -> Floats:
@@ -143,18 +197,34 @@ def split_half_cosine(differences: Floats, question: Indices, seed: Seed, splits
 
     NaN with fewer than two questions. Not corrected for the halved length: see `analysis/geometry.py`.
     """
-    codes = np.unique(question)
-    if len(codes) < 2:
-        return np.full(differences.shape[1], np.nan, dtype=np.float32)
-    rng = np.random.default_rng(seed)
-    cosines = []
-    for _ in range(splits):
-        first = np.isin(question, rng.permutation(codes)[: len(codes) // 2])
-        a, b = differences[first].mean(axis=0), differences[~first].mean(axis=0)
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        dots = np.einsum("lh,lh->l", a, b)
-        cosines.append(np.divide(dots, norms, out=np.full(len(norms), np.nan), where=norms > 0))
-    mean: Floats = np.mean(cosines, axis=0).astype(np.float32)
+    return half_cosine(weighted_mean(half_weights(question, seed, splits), differences))
+
+
+def half_cosine(halves: Floats) -> Floats:
+    """Return the mean cosine between the vectors of two halves, [layers + 1]; NaN without splits, or where one is zero.
+
+    Args:
+        halves: vectors with the weights of `half_weights`, [splits x 2, layers + 1, hidden].
+    """
+    if not len(halves):
+        return np.full(halves.shape[1], np.nan, dtype=np.float32)
+    a, b = halves[::2].astype(np.float64), halves[1::2].astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)  # [splits, layers + 1]
+    dots = np.einsum("slh,slh->sl", a, b)
+    cosines = np.divide(dots, norms, out=np.full(norms.shape, np.nan), where=norms > 0)
+    mean: Floats = cosines.mean(axis=0).astype(np.float32)
+    return mean
+
+
+def weighted_mean(pair_weights: Weights, differences: NDArray[np.floating[Any]]) -> Floats:
+    """Return the means of the pairs' differences with these weights, float32 [k, ...].
+
+    Args:
+        pair_weights: how often each pair counts, [k, pairs].
+        differences: positive minus negative of each pair, [pairs, ...].
+    """
+    sums = pair_weights @ differences.reshape(len(differences), -1).astype(np.float64)
+    mean: Floats = (sums / counted_pairs(pair_weights)[:, 0]).reshape(-1, *differences.shape[1:]).astype(np.float32)
     return mean
 
 
