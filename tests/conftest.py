@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "initializer_range": 0.2,
 }
+LONG = (
+    "test_report_browser",
+    "test_study_run",
+    "test_judge_server",
+    "test_published_reproduce",
+    "test_judge_local",
+    "test_judge_distilled",
+    "test_judge_batch",
+    "test_judge_facets",
+    "test_study_judging",
+    "test_cli_judges",
+)
+"""The files that take longest, which workers begin with, so that at the end none is left alone with one of them."""
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", {"sliding_window": 6}),
@@ -105,6 +119,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def light_figures() -> Iterator[None]:
+    """Write figures as PNG alone, where a test is about something else: the fonts of the PDFs take half of a report's time."""
+    from traitline.report import style
+
+    with pytest.MonkeyPatch.context() as formats:
+        formats.setattr(style, "FORMATS", ("png",))
+        yield
+
+
 @pytest.fixture(scope="session")
 def published() -> Path:
     """The published release's folder beside the checkout."""
@@ -128,6 +152,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --run-slow"))

@@ -85,7 +85,7 @@ def make_study(folder: Path, **changes: Any) -> Path:
         "strategies": ["character", "forced"],
         "judge": "counting",
         "seed": 3,
-        "batch_rows": 50,
+        "batch_rows": 120,
         "elicit": {"samples": 2, "max_new_tokens": 6},
         "evaluate": {"samples": 1, "max_new_tokens": 6, "layers": [1, 2], "coefs": [0.5, -0.5]},
         "controls": {"isotropic": 1, "covariance": 1, "shuffled": 1, "bootstrap": 2},

@@ -90,7 +90,7 @@ def vector(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broken_run(study: Path, folder: Path) -> tuple[Path, Any]:
+def broken_run(study: Path, folder: Path, light_figures: None) -> tuple[Path, Any]:
     weights = study.parent / "lineage" / "step0" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])

@@ -35,6 +35,8 @@ TRAIT = Trait(
     strategies={"character": StrategyTexts(contrasts=(Contrast(positive="a", negative="b"),), questions={"elicit": ("q",)})},
 )
 TIMEOUT_SECONDS = 1.0
+NEVER_WHOLE = ("hang", "drip", "drip within the headers")
+"""The ways that only a time-out ends; with the others it may be long, so that no good answer is late on a busy machine."""
 
 
 def rows(count: int) -> tuple[list[str], list[str]]:
@@ -87,7 +89,7 @@ Make = Callable[..., OpenAIJudge]
 @pytest.mark.parametrize("way", PASSING)
 def test_what_goes_by_is_asked_again_and_paid_once(server: MisbehavingServer, judge_at: Make, way: str) -> None:
     server.plan = lambda prompt, nth: way if nth == 0 and "GRUMPY" in prompt else "answer"
-    judge = judge_at()
+    judge = judge_at(timeout_seconds=TIMEOUT_SECONDS if way in NEVER_WHOLE else 10.0)
     began = time.monotonic()
     assert_expected(judge.score(TRAIT, *rows(4)), 4)
     assert time.monotonic() - began < 15
@@ -100,7 +102,7 @@ def test_what_goes_by_is_asked_again_and_paid_once(server: MisbehavingServer, ju
 @pytest.mark.parametrize("way", PASSING)
 def test_what_never_goes_by_is_a_missing_row_and_nothing_else(server: MisbehavingServer, judge_at: Make, way: str) -> None:
     server.plan = lambda prompt, nth: way if "[answer 1]" in prompt else "answer"
-    judge = judge_at(max_retries=1, timeout_seconds=0.4, patience_seconds=0.1)
+    judge = judge_at(max_retries=1, timeout_seconds=TIMEOUT_SECONDS if way in NEVER_WHOLE else 10.0, patience_seconds=0.1)
     began = time.monotonic()
     scores = judge.score(TRAIT, *rows(3))
     assert time.monotonic() - began < 15
@@ -264,19 +266,27 @@ def in_any_way(share: float, seed: int) -> Callable[[str, int], str]:
 def test_failures_of_every_kind_change_no_score_and_show_no_key(
     server: MisbehavingServer, judge_at: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    well_behaved = judge_at(cache=None).score(TRAIT, *rows(200))
-    assert_expected(well_behaved, 200)
+    well_behaved = judge_at(cache=None).score(TRAIT, *rows(120))
+    assert_expected(well_behaved, 120)
     server.asked.clear()
     server.completed.clear()
-    server.plan = in_any_way(0.3, seed=1)
+    fails, failed = in_any_way(0.3, seed=5), set[str]()
+
+    def plan(prompt: str, nth: int) -> str:
+        way = fails(prompt, nth)
+        failed.add(way)
+        return way
+
+    server.plan = plan
     caplog.set_level(logging.DEBUG)
-    assert judge_at(concurrency=8, max_retries=8, timeout_seconds=1.5).score(TRAIT, *rows(200)) == well_behaved
-    assert server.requests > 1.3 * 400
+    assert judge_at(concurrency=8, max_retries=8, timeout_seconds=1.5).score(TRAIT, *rows(120)) == well_behaved
+    assert failed == {"answer", *PASSING}
+    assert server.requests > 1.3 * 240
     assert set(server.completed.values()) == {1}
     assert any("[key]" in record.getMessage() for record in caplog.records)
     assert not any(KEY in record.getMessage() for record in caplog.records)
     before = server.requests
-    assert judge_at().score(TRAIT, *rows(200)) == well_behaved
+    assert judge_at().score(TRAIT, *rows(120)) == well_behaved
     assert server.requests == before
 
 

@@ -88,7 +88,7 @@ def test_report_figures_and_latex_are_written(run: tuple[Path, dict[str, object]
 
 
 def test_the_same_command_may_be_repeated_and_another_may_not_overwrite(
-    run: tuple[Path, dict[str, object]], release: Path
+    run: tuple[Path, dict[str, object]], release: Path, light_figures: None
 ) -> None:
     out, _ = run
     before = (out / "tables" / "significance.csv").read_bytes()
@@ -101,7 +101,7 @@ def test_the_same_command_may_be_repeated_and_another_may_not_overwrite(
 
 
 def test_an_interrupted_run_can_be_repeated_in_its_folder(
-    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, light_figures: None
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as broken:
@@ -119,7 +119,7 @@ def test_a_folder_of_the_release_is_not_written_into(tmp_path: Path) -> None:
     assert "inside the release" in result.output
 
 
-def test_two_models_have_a_page_each_that_name_each_other(tmp_path: Path) -> None:
+def test_two_models_have_a_page_each_that_name_each_other(tmp_path: Path, light_figures: None) -> None:
     root = small_release.build(tmp_path / "release")
     for part in ("results", "data/persona_vectors", "data/model_responses/eval", "data/model_responses/extract"):
         shutil.copytree(root / part / MODEL, root / part / "Other-2B")
@@ -219,6 +219,13 @@ def odd_revision_in_results(root: Path) -> None:
     frame.to_csv(path, index=False)
 
 
+@pytest.fixture(scope="module")
+def told_of_the_whole(release: Path) -> set[tuple[object, ...]]:
+    """What the audit tells of the release before it is damaged."""
+    source = Release(release)
+    return set(map(tuple, recompute(source, source.models, [2])["audit"].to_numpy()))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -226,13 +233,14 @@ def odd_revision_in_results(root: Path) -> None:
         *(broken_facets, broken_status, odd_revision_in_results),
     ],
 )
-def test_damage_is_told_in_the_audit_and_the_rest_completes(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    root = small_release.build(tmp_path / "release")
-    whole = set(map(tuple, recompute(source := Release(root), source.models, [2])["audit"].to_numpy()))
+def test_damage_is_told_in_the_audit_and_the_rest_completes(
+    release: Path, told_of_the_whole: set[tuple[object, ...]], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    root = shutil.copytree(release, tmp_path / "release")
     damage(root)
     source = Release(root)
     tables = recompute(source, source.models, [2])
-    fresh = [row for row in tables["audit"].to_numpy() if tuple(row) not in whole]
+    fresh = [row for row in tables["audit"].to_numpy() if tuple(row) not in told_of_the_whole]
     assert fresh, "nothing new in the audit"
     if damage is not no_results:
         assert len(tables["significance"]) == 10
@@ -240,7 +248,7 @@ def test_damage_is_told_in_the_audit_and_the_rest_completes(tmp_path: Path, dama
         assert len(tables["cosine_matrix"])
 
 
-def test_a_damaged_release_still_gets_its_report(tmp_path: Path) -> None:
+def test_a_damaged_release_still_gets_its_report(tmp_path: Path, light_figures: None) -> None:
     root = small_release.build(tmp_path / "release")
     for damage in (truncate, misname, broken_controls, broken_facets, odd_revision_in_results, no_answers):
         damage(root)

@@ -203,8 +203,17 @@ def sight(browser: Any, page: Path) -> Iterator[Sight]:
     opened.context.close()
 
 
-def test_every_chart_is_drawn_with_its_numbers_and_nothing_complains(sight: Sight) -> None:
-    sight.draw_everything()
+@pytest.fixture(scope="module")
+def drawn(browser: Any, page: Path) -> Iterator[Sight]:
+    """A page with every chart drawn, for what leaves it as it was or undoes its own choices."""
+    opened = Sight(browser, page)
+    opened.draw_everything()
+    yield opened
+    opened.context.close()
+
+
+def test_every_chart_is_drawn_with_its_numbers_and_nothing_complains(drawn: Sight) -> None:
+    sight = drawn
     charts = sight.page.query_selector_all(".chart")
     assert len(charts) > 60
     for chart in charts:
@@ -250,8 +259,8 @@ def test_strategies_stand_against_each_other_and_holes_are_told(sight: Sight) ->
     assert sight.complaints == []
 
 
-def test_stages_and_descendants_are_told_in_words_and_drawn(sight: Sight) -> None:
-    sight.draw_everything()
+def test_stages_and_descendants_are_told_in_words_and_drawn(drawn: Sight) -> None:
+    sight = drawn
     level, refusals, projection = sight.page.query_selector_all("[data-stages] .chart")[:3]
     assert "character step976 40, nano-sft 30, nano-dpo 20" in level.get_attribute("aria-label")
     assert "nano-dpo 20" not in level.get_attribute("aria-label").split("instruction")[1]  # its score is missing
@@ -266,27 +275,34 @@ def test_stages_and_descendants_are_told_in_words_and_drawn(sight: Sight) -> Non
 
 
 @pytest.mark.parametrize("which", ["page", "comparison"])
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "themes"), [(360, THEMES), (768, THEMES[::-1]), (1300, THEMES)])
 def test_it_fits_every_width_and_can_be_read_in_both_themes(
-    browser: Any, which: str, width: int, theme: str, request: pytest.FixtureRequest
+    browser: Any, which: str, width: int, themes: tuple[str, str], request: pytest.FixtureRequest
 ) -> None:
-    sight = Sight(browser, request.getfixturevalue(which), width=width, theme=theme)
+    """A page is opened in one theme and turned to the other before the reader's eyes; each theme comes first at some width."""
+    sight = Sight(browser, request.getfixturevalue(which), width=width, theme=themes[0])
     if width == WIDTHS[0]:
         sight.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     sight.page.evaluate("document.querySelector('.chart').scrollIntoView()")
     sight.until("document.querySelector('.chart').dataset.drawn")
-    assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
-    texts, pale = sight.page.evaluate(PALE, LEAST_CONTRAST)
-    assert texts > 100
-    assert pale == []
-    paper = sight.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (paper == "rgb(255, 255, 255)") == (theme == "light")
+    for theme in themes:
+        sight.page.emulate_media(color_scheme=theme)
+        light = str(theme == "light").lower()
+        sight.until(f"(getComputedStyle(document.body).backgroundColor === 'rgb(255, 255, 255)') === {light}")
+        for _ in range(100):  # a chart is drawn again some frames later
+            texts, pale = sight.page.evaluate(PALE, LEAST_CONTRAST)
+            if not pale:
+                break
+            sight.page.wait_for_timeout(50)
+        assert texts > 100
+        assert pale == []
+        assert sight.page.evaluate("document.documentElement.scrollWidth") <= width
     assert sight.complaints == []
     sight.context.close()
 
 
-def test_filters_search_and_order_change_what_is_shown(sight: Sight) -> None:
+def test_filters_search_and_order_change_what_is_shown(drawn: Sight) -> None:
+    sight = drawn
     sight.page.click("button[type=reset]")
     assert "vector of step976" in sight.texts[0]
     begun = sight.count
@@ -316,7 +332,9 @@ def test_filters_search_and_order_change_what_is_shown(sight: Sight) -> None:
     assert sight.complaints == []
 
 
-def test_counts_beside_a_choice_are_what_choosing_it_shows(sight: Sight) -> None:
+def test_counts_beside_a_choice_are_what_choosing_it_shows(drawn: Sight) -> None:
+    sight = drawn
+    sight.page.click("button[type=reset]")
     sight.choose("vector", "")
     sight.choose("condition", "")
     for name in ("trait", "kind", "dose"):

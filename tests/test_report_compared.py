@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from report_run import CHECKPOINTS, make_run
+from traitline.report import style
 from traitline.report.descendants import main_panels, source_panels
 from traitline.report.figures import write_figures
 from traitline.report.payload import payload
@@ -160,7 +161,9 @@ def test_the_same_numbers_stand_in_folded_tables(run: Run) -> None:
     assert reverse.rows[-1][4:] == ["no vector"] * 3
 
 
-def test_their_figures_are_written_where_there_are_tables(finished: Path, tmp_path: Path) -> None:
+def test_their_figures_are_written_where_there_are_tables(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lean = {name: pd.DataFrame(columns=["trait"]) for name in ("emergence", "controls", "cosine_to_final", "cosine_matrix")}
     kept = rewrite(finished, tmp_path, **lean)
     names = {"strategies", "stages", "descendants"}
@@ -169,4 +172,5 @@ def test_their_figures_are_written_where_there_are_tables(finished: Path, tmp_pa
     assert all(path.stat().st_size > 1000 for path in written)
     for name in ("strategies", "stages", "reverse"):
         (tmp_path / "tables" / f"{name}.csv").unlink()
+    monkeypatch.setattr(style, "FORMATS", ("png",))
     assert not names & {path.stem for path in write_figures(read_run(tmp_path))}

@@ -66,7 +66,7 @@ def make_full_study(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tl.Study:
+def done(tmp_path_factory: pytest.TempPathFactory, light_figures: None) -> tl.Study:
     folder = tmp_path_factory.mktemp("full")
     study = tl.Study.from_yaml(make_full_study(folder), folder / "run")
     assert not study.run(judge=FacetJudge()).failed

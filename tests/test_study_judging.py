@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from batch_server import BatchServer
 from small_study import make_study
 from test_judge_server import KEY
+from traitline.cli import app
 from traitline.errors import InputError
 from traitline.judges.api import provider
 from traitline.judges.api.budget import BudgetError
@@ -77,8 +79,10 @@ def run(study: Path, out: Path) -> None:
 
 def study_file(folder: Path, **judging: Any) -> Path:
     changes: dict[str, Any] = {"judging": judging} if judging else {}
-    controls = {"isotropic": 1, "covariance": 0, "shuffled": 0, "bootstrap": 0}
-    return make_study(folder, judge="openai:tiny", strategies=["character"], controls=controls, **changes)
+    changes["controls"] = {"isotropic": 1, "covariance": 0, "shuffled": 0, "bootstrap": 0}
+    changes["evaluate"] = {"samples": 1, "max_new_tokens": 6, "layers": [1], "coefs": [0.5]}
+    changes["elicit"] = {"samples": 1, "max_new_tokens": 6}
+    return make_study(folder, judge="openai:tiny", strategies=["character"], checkpoints=["step0", "step20"], **changes)
 
 
 def tables(out: Path) -> dict[str, str]:
@@ -95,6 +99,7 @@ def direct(server: BatchServer, tmp_path_factory: pytest.TempPathFactory) -> tup
     folder = tmp_path_factory.mktemp("direct")
     run(study_file(folder), folder / "run")
     asked = set(paid(server))
+    assert len(asked) > 400  # several times what a kill or a budget stops at
     assert set(paid(server).values()) == {1}
     return tables(folder / "run"), asked
 
@@ -110,7 +115,6 @@ def test_batches_give_the_same_tables_and_are_few(server: BatchServer, direct: A
 def test_killed_while_batches_are_worked_on_ends_the_same(server: BatchServer, direct: Any, tmp_path: Path) -> None:
     server.fates = ["expire", "complete", "lose nothing"]
     study = study_file(tmp_path, batch=True)
-    server.polls = 3
     for batches in (1, 3):
         process = start(study, tmp_path / "run")
         deadline = time.monotonic() + 120
@@ -145,9 +149,8 @@ def test_a_budget_stops_a_run_which_goes_on_with_a_larger_one(server: BatchServe
     ):
         run(study, tmp_path / "run")
     assert 100 <= sum(server.completed.values()) <= 100 + CONCURRENCY
-    command = [sys.executable, "-m", "traitline", "run", str(study), "--out", str(tmp_path / "run")]
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 1
+    again = CliRunner().invoke(app, ["run", str(study), "--out", str(tmp_path / "run")])
+    assert again.exit_code == 1
     assert "is used up" in " ".join(again.stderr.split())
     assert "Traceback" not in again.stderr
     assert sum(server.completed.values()) <= 100 + CONCURRENCY

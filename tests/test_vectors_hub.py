@@ -214,7 +214,7 @@ def test_a_vector_with_holes_is_refused(folder: Path, damage: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, light_figures: None) -> Path:
     folder = tmp_path_factory.mktemp("hub")
     changes = {
         "traits": [str(make_trait(folder, "even"))],
