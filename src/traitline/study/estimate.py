@@ -58,11 +58,12 @@ def efforts(plan: Plan) -> dict[str, Effort]:
     phases |= dict.fromkeys(("evaluate", "transfer"), (0, v.max_new_tokens, 0))
     judged: dict[str, list[Rows]] = {phase: [] for phase in phases}
     labelled: dict[str, list[Rows]] = {phase: [] for phase in phases}
+    known: dict[tuple[str, str, str, bool], tuple[int, int]] = {}
     visits = [(p, n) for n in plan.checkpoints for p in ("elicit", "evaluate")]
     visits += [("elicit", n) for n in plan.descendants] + [("transfer", n) for n in plan.targets]
     for phase, network in visits:
         total, length, calls = phases[phase]
-        for cell, rows, crossed in _counted(plan, network, phase):
+        for cell, rows, crossed in _counted(plan, network, phase, known):
             total, calls = total + rows, calls + 2 * rows + 2 * crossed * others
             judged[phase].append(Rows(cell, rows, crossed, length))
         labelled[phase] += [Rows(cell, rows, 0, length) for cell, rows in facet_rows(plan, network, phase)]
@@ -74,18 +75,23 @@ def efforts(plan: Plan) -> dict[str, Effort]:
 
 def counted(plan: Plan, network: Network, phase: str) -> tuple[int, int]:
     """Return (rows, rows also scored on other rubrics) that a phase has at one network."""
-    found = list(_counted(plan, network, phase))
+    found = list(_counted(plan, network, phase, {}))
     return sum(rows for _, rows, _ in found), sum(crossed for _, _, crossed in found)
 
 
-def _counted(plan: Plan, network: Network, phase: str) -> Iterator[tuple[Cell, int, int]]:
-    """Yield (cell, rows, rows also scored on other rubrics) of every cell of one network."""
+def _counted(
+    plan: Plan, network: Network, phase: str, known: dict[tuple[str, str, str, bool], tuple[int, int]]
+) -> Iterator[tuple[Cell, int, int]]:
+    """Yield (cell, rows, rows also scored on other rubrics) of every cell of one network.
+
+    Cells of one trait and strategy have as many rows at every network but the last checkpoint; `known` keeps what was counted.
+    """
     for cell in plan.cells(network):
-        rows = crossed = 0
-        for row in _rows(plan, network, cell, phase):
-            rows += 1
-            crossed += has_other_rubrics(row.identity)
-        yield cell, rows, crossed
+        kind = (phase, cell.trait, cell.strategy, network == plan.last)
+        if kind not in known:
+            crossed = [has_other_rubrics(row.identity) for row in _rows(plan, network, cell, phase)]
+            known[kind] = (len(crossed), sum(crossed))
+        yield cell, *known[kind]
 
 
 def has_other_rubrics(who: Identity) -> bool:

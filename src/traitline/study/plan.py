@@ -211,14 +211,15 @@ class Plan:
         dose or comparing strategies needs.
         """
         alone = split == "tune" or vector.strategy != cell.strategy
+        asked, who = self._asked(network, cell, split), self._who(network, cell, split)
         for condition, kind, seed, coef, samples in self._conditions(controls=controls):
             if (alone and condition != "steered") or (vector.strategy != cell.strategy and coef < 0):
                 continue
             for layer in self.config.evaluate.layers:
-                for question, prompt in self._asked(network, cell, split):
+                for question, prompt in asked:
                     for sample in range(samples):
                         identity = Identity(
-                            **self._who(network, cell, split),
+                            **who,
                             condition=condition,
                             question_id=question[0],
                             sample=sample,
