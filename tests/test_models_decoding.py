@@ -156,6 +156,21 @@ def test_out_of_memory_goes_on_with_half_and_loses_no_row(
         decode_rows(ending, rows, SAMPLED)
 
 
+def test_the_batch_is_planned_from_free_memory(llama: Model) -> None:
+    def room(free: int | None, rows: int = 5000) -> memory.Room:
+        return memory.room_for(llama, [20] * (rows // 10), rows, 64, 2, free)
+
+    assert room(None).slots == memory.MOST
+    assert room(None, 30).slots == 30
+    assert room(None).prompts == pytest.approx(memory.MOST / 10, abs=1)
+    small, large = room(2**20), room(2**22)
+    assert 1 <= small.slots < large.slots < memory.MOST
+    assert large.slots == pytest.approx(4 * small.slots, rel=0.2)
+    assert room(0).slots == 1
+    token = 2 * 3 * 2 * 8 * 4  # keys and values, blocks, heads, width, bytes
+    assert small.slots * 64 * token + small.prompts * 20 * token < 2**20
+
+
 def test_a_broken_layer_is_an_error_and_harms_no_later_call(small: Model) -> None:
     rows = _rows(small)
     want = decode_rows(small, rows, SAMPLED)

@@ -18,7 +18,7 @@ import torch
 from traitline.errors import ModelError
 from traitline.models.blocks import editing
 from traitline.models.decoding.attention import attending
-from traitline.models.decoding.memory import PREFILL, Room, room_for
+from traitline.models.decoding.memory import PREFILL, Room, free_bytes, room_for
 from traitline.models.decoding.slots import Settings, Slots
 from traitline.models.fusing import fused, refused
 from traitline.models.sampler import BROKEN
@@ -48,7 +48,10 @@ def decode_rows(model: Model, rows: Sequence[Row], settings: Settings) -> list[l
     layers = sorted({row.steer.layer for row in rows if row.steer is not None})
     prefixes = [_prefix(row) for row in rows]
     lengths = [len(ids) for ids, _, _ in dict.fromkeys(prefixes)]
-    room = room_for(model, lengths, len(rows), settings.max_new_tokens, len(layers))
+    free, known = free_bytes(model.device), _decoders.get(model)
+    if free is not None and known is not None:
+        free += known.held
+    room = room_for(model, lengths, len(rows), settings.max_new_tokens, len(layers), free)
     tokens: list[list[int] | None] = [None] * len(rows)
     while True:
         try:
@@ -110,7 +113,9 @@ class Decoder:
     def __init__(self, model: Model, settings: Settings, room: Room, layers: Sequence[int]) -> None:
         """Make room for rows and prompts, steered at `layers`."""
         self.settings, self.room, self.layers = settings, room, tuple(layers)
+        before = free_bytes(model.device) or 0
         self.slots = Slots(model, settings, room.slots, room.prompts, room.prompt_length, layers)
+        self.held = before - (free_bytes(model.device) or 0)
         self.graphs: dict[int, Any] = {}
         self.places: dict[Prefix, int] = {}  # of each prompt that was read
 

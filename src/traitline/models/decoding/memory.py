@@ -38,7 +38,15 @@ class Room:
         return Room(max(self.slots // 2, 1), max(self.prompts // 2, 1), self.prompt_length, self.own_length)
 
 
-def room_for(model: Model, prompts: Sequence[int], rows: int, own_length: int, layers: int, free: int | None = None) -> Room:
+def free_bytes(device: torch.device) -> int | None:
+    """Return how many bytes of a GPU could be taken now; None elsewhere, where nothing is planned."""
+    if device.type != "cuda":
+        return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
+def room_for(model: Model, prompts: Sequence[int], rows: int, own_length: int, layers: int, free: int | None) -> Room:
     """Plan a batch.
 
     Args:
@@ -47,13 +55,10 @@ def room_for(model: Model, prompts: Sequence[int], rows: int, own_length: int, l
         rows: how many rows wait.
         own_length: tokens that a row may get.
         layers: how many layers rows are steered at.
-        free: bytes that may be used; read off the device where left out (on a CPU nothing limits).
+        free: bytes that may be used; None where nothing limits.
     """
     weight = model.network.get_input_embeddings().weight
     longest = max(prompts)
-    if free is None and weight.is_cuda:
-        held = torch.cuda.memory_reserved(weight.device) - torch.cuda.memory_allocated(weight.device)
-        free = torch.cuda.mem_get_info(weight.device)[0] + held
     token = Shape.of(model.network).bytes_per_token(weight.dtype)
     vocabulary = model.network.get_output_embeddings().weight.shape[0]
     slot = token * own_length + vocabulary * (2 * weight.dtype.itemsize + 1) + own_length * 12 + layers * model.hidden * 4
