@@ -110,7 +110,7 @@ def generation(bench: Bench, *, length: int, samples: int, batches: Sequence[int
     plain = bench.timed(lambda: made.append(recipe.generate(bench.model, prompts, steer, NEW)))
     rate = made[0] / plain
     name = f"prompts of {length} tokens, {samples} samples each"
-    bench.say(f"recipe: {name}", tokens_per_s=rate, rows=sample)
+    bench.say(f"recipe: {name}", tokens_per_s=rate, rows=sample, length=length)
     for rows in batches:
         todo = bench.rows(rows, length, samples)
         first = bench.timed(lambda todo=todo: generate_rows(bench.model, todo, **SAMPLING))
@@ -232,8 +232,11 @@ def on_cpu(shape: str) -> list[dict[str, Any]]:
 
 
 def _commit() -> str | None:
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return told.stdout.strip() or None
+    def told(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
+
+    commit = told("rev-parse", "--short", "HEAD")
+    return f"{commit} with changes" if commit and told("status", "--porcelain", "-uno") else commit or None
 
 
 def main() -> None:

@@ -25,8 +25,6 @@ weights, prompts and sampling in one run. `python benchmarks/engine.py` makes th
 
 {about}
 
-{tables}
-
 ![Generated tokens per second against rows at once]({plot})
 
 *Tokens per second against rows at once, prompts of 24 tokens, 64 new tokens, mixed conditions. Dotted is the bound: each stage
@@ -34,19 +32,18 @@ of a step takes the longer of moving its bytes and doing its arithmetic, at the 
 
 ## What the figures mean
 
-- **bound** and **share**: the most that the chip could do at that many rows, and the share of it that was reached, reading the
+- **Bound** and **share**: the most that the chip could do at that many rows, and the share of it that was reached, reading the
   prompts and all waiting included. Shared prompts count once, so the bound is a strict one.
-- **ratio**: against the recipe in the same run. The recipe was timed on few rows ({sample}); where it would take hours, its
+- **Ratio**: against the recipe in the same run. The recipe waits for the host most of the time, so a faster host helps it:
+  it made 406 tokens/s at 7B on another machine, with an H100. The recipe was timed on few rows ({sample}); where it would take hours, its
   time is scaled from its rates, and the line says so.
-- **first token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
+- **First token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
   checkpoint of an architecture.
 - One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, 64 new tokens each, and one pass
   over the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
   Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
 
-## Where the time goes
-
-{profile}
+{sections}
 """
 
 
@@ -61,34 +58,66 @@ def _number(value: Any) -> str:
 
 
 def _table(lines: list[Line], columns: dict[str, str]) -> str:
-    shown = [key for key in columns if any(key in line for line in lines)]
-    head = "| what | " + " | ".join(columns[key] for key in shown) + " |"
-    rows = ["| " + line["what"] + " | " + " | ".join(_cell(line, key) for key in shown) + " |" for line in lines]
-    return "\n".join([head, "| --- " * (len(shown) + 1) + "|", *rows])
+    rows = ["| " + " | ".join(_cell(line, key) for key in columns) + " |" for line in lines]
+    return "\n".join(["| " + " | ".join(columns.values()) + " |", "| --- " * len(columns) + "|", *rows])
 
 
 def _cell(line: Line, key: str) -> str:
-    if key == "share" and "share" in line:
-        return f"{100 * line['share']:.0f} %"
-    if key == "ratio" and "ratio" in line:
-        return f"{line['ratio']:.1f} x"
-    if key == "value" and "value" in line:
-        return f"{_number(line['value'])} {line['unit']}"
-    return _number(line.get(key))
+    value = line.get(key)
+    if key == "who":
+        return "released recipe" if line["what"].startswith("recipe") else "traitline"
+    if key == "kind":
+        return str(line["what"]).partition(": ")[2]
+    if key in {"share", "ratio"} and value is not None:
+        return f"{100 * value:.0f} %" if key == "share" else f"{value:.1f} x"
+    return _number(value)
 
 
-COLUMNS = {
-    "value": "value",
+def _section(lines: list[Line]) -> str:
+    """Return what was measured of one shape on one device."""
+
+    def those(*starts: str) -> list[Line]:
+        return [line for line in lines if line["what"].startswith(starts)]
+
+    ceilings = ", ".join(f"{line['what']} {_number(line['value'])} {line['unit']}" for line in those("copy", "matrix"))
+    first = those("first token")
+    told = f" First token of a process that had compiled nothing: {first[0]['seconds']:.1f} s." if first else ""
+    parts = [f"## {lines[0]['shape']} on a {'CPU' if lines[0]['device'] == 'cpu' else 'GPU'}", f"Measured {ceilings}.{told}"]
+    for title, chosen, columns in (
+        ("Generation", those("recipe: prompts", "engine: prompts"), GENERATION),
+        ("Extraction: all layers, 3 positions", those("recipe: extr", "engine: extr"), EXTRACTION),
+        ("One checkpoint", those("one checkpoint"), CHECKPOINT),
+        ("More rows", those("engine: cost"), GROWTH),
+        ("Where the time goes", those("profile"), PROFILE),
+    ):
+        if chosen:
+            parts += [f"### {title}", _table(chosen, columns)]
+    return "\n\n".join(parts)
+
+
+GENERATION = {
+    "who": "",
+    "length": "prompt tokens",
+    "rows": "rows",
     "tokens_per_s": "tokens/s",
-    "rows_per_s": "rows/s",
     "bound": "bound",
     "share": "share",
     "ratio": "ratio",
-    "seconds": "s",
-    "recipe_s": "recipe, s",
     "first_s": "first call, s",
     "peak_gib": "peak GiB",
 }
+EXTRACTION = {"who": "", "rows": "rows", "rows_per_s": "rows/s", "share": "share", "ratio": "ratio", "peak_gib": "peak GiB"}
+CHECKPOINT = {
+    "of": "samples",
+    "rows": "rows generated",
+    "generate_s": "generating, s",
+    "read_s": "reading, s",
+    "seconds": "in all, s",
+    "recipe_s": "recipe, s",
+    "ratio": "ratio",
+}
+GROWTH = {"rows": "rows", "seconds": "s", "tokens_per_s": "tokens/s"}
+PROFILE = {"kind": "", "seconds": "s", "share": "share"}
 
 
 def _plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -124,25 +153,19 @@ def main() -> None:
             f"- {a['hardware']}: torch {a['torch']}, transformers {a['transformers']}, Python {a['python']}, traitline "
             f"{a['traitline']} at commit `{a['commit']}`; {a['seconds']:.0f} s in all."
         )
-    tables, profiles, samples = [], [], []
+    sections, samples = [], []
     for result in results:
         for shape in dict.fromkeys(line["shape"] for line in result["lines"]):
             lines = [line for line in result["lines"] if line["shape"] == shape]
             samples += [f"{line['rows']}" for line in lines if line["what"].startswith("recipe")]
-            profile = [line for line in lines if line["what"].startswith("profile")]
-            if profile:
-                profiles.append(_table(profile, {"seconds": "s", "share": "share"}))
-            rest = [line for line in lines if line not in profile]
-            where = "CPU" if rest[0]["device"] == "cpu" else "GPU"
-            tables.append(f"## {shape} on a {where}\n\n{_table(rest, COLUMNS)}")
+            sections.append(_section(lines))
     plot = DOCS / "images" / "performance.png"
     _plot(results, plot)
     text = TEXT.format(
         about="\n".join(about),
-        tables="\n\n".join(tables),
+        sections="\n\n".join(sections),
         plot=plot.relative_to(DOCS),
-        sample=", ".join(dict.fromkeys(samples)) + " rows",
-        profile="\n\n".join(profiles),
+        sample=", ".join(dict.fromkeys(samples)),
     )
     (DOCS / "performance.md").write_text(text)
 

@@ -8,14 +8,17 @@ whose vocabulary is not a multiple of 8 is slow, and how to make it one.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import torch
+from platformdirs import user_cache_dir
 from torch import nn
 from torch.nn.functional import linear
 
@@ -83,6 +86,8 @@ def _rotary_rooms(network: Any) -> list[Any]:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    kept = Path(os.environ.get("TRAITLINE_CACHE") or user_cache_dir("traitline")) / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))  # PyTorch's own choice is a temporary directory
     return torch.compile(function, dynamic=True)
 
 

@@ -250,7 +250,7 @@ class Decoder:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next((one.pool() for one in self.graphs.values()), None)
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # a judge may use the GPU meanwhile
             slots.step(model, n)
         slots.done.copy_(done)
         return graph
