@@ -95,10 +95,10 @@ class Bench:
             for i in range(count)
         ]
 
-    def texts(self, count: int) -> list[tuple[list[int], list[int]]]:
-        """Contrast rows as they come: prompts of about 100 tokens, responses of about 64."""
-        lengths = zip(self.rng.integers(70, 135, count), self.rng.integers(50, 77, count), strict=True)
-        return [(self.prompts(1, int(p))[0], self.prompts(1, int(r))[0]) for p, r in lengths]
+    def texts(self, count: int, samples: int) -> list[tuple[list[int], list[int]]]:
+        """Contrast rows as they come: prompts of about 100 tokens, `samples` responses of about 64 to each."""
+        prompts = [self.prompts(1, int(n))[0] for n in self.rng.integers(70, 135, -(-count // samples))]
+        return [(prompts[i // samples], self.prompts(1, int(n))[0]) for i, n in enumerate(self.rng.integers(50, 77, count))]
 
 
 def generation(bench: Bench, *, length: int, samples: int, batches: Sequence[int], sample: int) -> float:
@@ -123,18 +123,20 @@ def generation(bench: Bench, *, length: int, samples: int, batches: Sequence[int
 
 
 def extraction(bench: Bench, *, rows: int, sample: int) -> float:
-    """Time the recipe on a sample and the engine on `rows`. Returns the recipe's rows a second."""
-    texts = bench.texts(rows)
+    """Time the recipe on a sample and the engine on `rows`, of one prompt each and of ten. Returns the recipe's rows a second."""
+    texts = bench.texts(rows, 1)
     recipe.extract(bench.model, texts[: recipe.EXTRACT])
     rate = sample / bench.timed(lambda: recipe.extract(bench.model, texts[:sample]))
-    bench.say("recipe: extraction, all layers, 3 positions", rows_per_s=rate, rows=sample)
-    speed = rows / _read(bench, texts)
-    tokens = sum(len(p) + len(r) for p, r in texts)
-    share = read_bound(bench.model, bench.ceilings, tokens) / (rows / speed)
-    bench.say(
-        "engine: extraction, all layers, 3 positions", rows_per_s=speed, ratio=speed / rate, share=share, peak_gib=_peak(bench),
-        rows=rows, tokens_per_row=tokens / rows,
-    )  # fmt: skip
+    bench.say("recipe: extraction", rows_per_s=rate, rows=sample, samples=1)
+    for samples in (1, 10):
+        texts = bench.texts(rows, samples)
+        speed = rows / _read(bench, texts)
+        tokens = sum(len(response) for _, response in texts) + sum(len(prompt) for prompt, _ in texts[::samples])
+        share = read_bound(bench.model, bench.ceilings, tokens) * speed / rows
+        figures = {"rows_per_s": speed, "ratio": speed / rate, "share": share, "peak_gib": _peak(bench)}
+        bench.say(
+            f"engine: extraction, {samples} a prompt", **figures, rows=rows, samples=samples, tokens_per_row=tokens / rows
+        )
     return rate
 
 
@@ -155,7 +157,7 @@ def checkpoint(bench: Bench, generating: float, extracting: float, *, part: int 
     samples = 10 // part
     contrast = bench.rows(800 * samples, 60, samples)
     evaluation = bench.rows(80 * 8 * samples, 24, 8 * samples)
-    texts = bench.texts(800 * samples)
+    texts = bench.texts(800 * samples, samples)
     generate = bench.timed(
         lambda: (generate_rows(bench.model, contrast, **SAMPLING), generate_rows(bench.model, evaluation, **SAMPLING))
     )

@@ -106,7 +106,15 @@ GENERATION = {
     "first_s": "first call, s",
     "peak_gib": "peak GiB",
 }
-EXTRACTION = {"who": "", "rows": "rows", "rows_per_s": "rows/s", "share": "share", "ratio": "ratio", "peak_gib": "peak GiB"}
+EXTRACTION = {
+    "who": "",
+    "samples": "rows a prompt",
+    "rows": "rows",
+    "rows_per_s": "rows/s",
+    "share": "share",
+    "ratio": "ratio",
+    "peak_gib": "peak GiB",
+}
 CHECKPOINT = {
     "of": "samples",
     "rows": "rows generated",

@@ -198,7 +198,7 @@ def test_out_of_memory_halves_batches_and_changes_no_result(
 
 
 def test_after_running_out_of_memory_later_batches_are_smaller_at_once(llama: Model, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [([5, 6], [7, 8])] * 32
+    rows = [([5, 6 + i], [7, 8]) for i in range(32)]
     with _room_for(llama, 4) as sizes, caplog.at_level(logging.WARNING, logger="traitline"):
         capture_rows(llama, rows, tokens_per_batch=32)
     assert sizes == [4] * 8

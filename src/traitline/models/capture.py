@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from traitline.errors import InputError, nearest
 from traitline.models.loading import Model
+from traitline.models.packing import Layout, pack, packs
 from traitline.models.passes import Finite, forward, in_halves, on_device, on_host, tokens_at_once
 from traitline.models.sums import ClassMoments, Sums, WeightedSums
 
@@ -171,7 +172,7 @@ def calibrate(
             row, position = where.to(hidden.device)
             kept[:, layer] = hidden[row, position].float()
 
-        forward(model, [texts[i] for i in batch], read, model.layers)
+        forward(model, Layout(pack([(texts[i], ()) for i in batch], together=False)), read, model.layers)
         return norms, kept
 
     finite = Finite(model, range(model.layers + 1))
@@ -214,42 +215,48 @@ def _segment_means(
     model: Model, rows: Sequence[TokenRow], segments: Sequence[str], layers: Sequence[int], tokens_per_batch: int | None
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Yield row indices and these rows' segment means on the device, [rows, segments, layers, hidden]; 0 for empty segments."""
-    lengths = [len(prompt) + len(response) for prompt, response in rows]
+    repeated = len({tuple(prompt) for prompt, _ in rows}) < len(rows)
+    packed = pack(rows, together=repeated and packs(model))
+    lengths = [len(one) for one in packed]
 
     def means_of(batch: list[int]) -> torch.Tensor:
-        parts = [rows[i] for i in batch]
-        ends = on_device(np.array([[len(p), len(p) + len(r)] for p, r in parts]), model.device)
-        weights = _weights(ends[:, :1], ends[:, 1:], max(lengths[i] for i in batch), segments)
-        sums = torch.empty(len(batch), len(segments), len(layers), model.hidden, device=model.device)
+        parts = [packed[i] for i in batch]
+        layout = Layout(parts)
+        weights = _weights(on_device(layout.parts, model.device), max(len(one.rows) for one in parts))
+        sums = torch.empty(*weights.shape[:2], len(layers), model.hidden, device=model.device)  # [packs, 2 + rows, ...]
 
         def read(layer: int, hidden: torch.Tensor) -> None:
             places = [place for place, one in enumerate(layers) if one == layer]
             for place in places:
                 sums[:, :, place] = segment_sums(hidden, weights.to(hidden.device))
 
-        forward(model, [[*prompt, *response] for prompt, response in parts], read, max(layers))
-        return sums.div_(weights.sum(dim=-1).clamp_(min=1)[:, :, None, None])
+        forward(model, layout, read, max(layers))
+        sums.div_(weights.sum(dim=-1).clamp_(min=1)[:, :, None, None])
+        where = [(line, r) for line, one in enumerate(parts) for r in range(len(one.rows))]
+        first = [SEGMENTS.index(segment) for segment in segments]  # where a segment's sums are, the first response's
+        line = on_device(np.array([[line] * len(segments) for line, _ in where]), model.device)
+        slot = on_device(np.array([[at + r * (at == RESPONSE) for at in first] for _, r in where]), model.device)
+        return sums[line, slot]
 
     planned = like_lengths(lengths, tokens_per_batch or tokens_at_once(model))
     finite = Finite(model, layers)
     for batch, means in in_halves(model, lengths, planned, means_of):
         finite.note(means)
-        yield batch, means
+        yield [row for i in batch for row in packed[i].rows], means
     finite.check()
 
 
-def _weights(prompt: torch.Tensor, end: torch.Tensor, positions: int, segments: Sequence[str]) -> torch.Tensor:
-    """Return 1 at the positions of each segment, else 0, float32 [rows, segments, positions].
+def _weights(parts: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return 1 at the positions of each segment, else 0, float32 [packs, 2 + rows, positions]: prompt, its last, responses.
 
     Args:
-        prompt: length of each row's prompt, [rows, 1].
-        end: length of each row, [rows, 1].
-        positions: of the longest row.
-        segments: which of `SEGMENTS`.
+        parts: which segment each position belongs to, as `Layout` says, [packs, positions].
+        rows: how many responses the largest pack has.
     """
-    at = torch.arange(positions, device=end.device)
-    inside = {"prompt_avg": at < prompt, "prompt_last": at == prompt - 1, "response_avg": (at >= prompt) & (at < end)}
-    return torch.stack([inside[segment] for segment in segments], dim=1).float()
+    prompt = parts == 0
+    last = prompt & (prompt.cumsum(dim=1) == prompt.sum(dim=1, keepdim=True))
+    responses = parts[:, None] == torch.arange(1, rows + 1, device=parts.device)[:, None]
+    return torch.cat([prompt[:, None], last[:, None], responses], dim=1).float()
 
 
 def _check_prompts(rows: Sequence[TokenRow], kept: Sequence[int]) -> None:

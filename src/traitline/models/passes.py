@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from traitline.errors import InputError, ModelError
 from traitline.models.blocks import Read, reading
+from traitline.models.decoding.attention import attending
 from traitline.models.fusing import fused
 from traitline.models.loading import Model
+from traitline.models.packing import Layout, Sights
 
 Made = TypeVar("Made")
 
@@ -76,37 +77,39 @@ class _Read(Exception):  # noqa: N818 - not an error: the last layer that is nee
     pass
 
 
-def forward(model: Model, rows: Sequence[Sequence[int]], read: Read, last: int) -> None:
-    """Read layers 0..last of rows of token ids; the pass ends there, so that neither later blocks nor the head are computed.
+def forward(model: Model, layout: Layout, read: Read, last: int) -> None:
+    """Read layers 0..last of packed rows; the pass ends there, so that neither later blocks nor the head are computed.
 
-    Rows are padded on the right with their own last token. There is no attention mask: in a causal network no position sees
-    what is to its right, and without a mask attention takes its fastest path.
+    Where each row stands alone there is no attention mask: in a causal network no position sees the padding to its right, and
+    without a mask attention takes its fastest path.
 
     Args:
         model: the network.
-        rows: token ids of each row, one at least.
-        read: called with each layer and what it holds, [rows, positions, hidden].
+        layout: token ids, and where each stands.
+        read: called with each layer and what it holds, [packs, positions, hidden].
         last: the layer to stop after.
 
     Raises:
         InputError: token ids that the network does not have.
     """
-    ends = np.cumsum([len(row) for row in rows])[:, None]  # [rows, 1]
-    starts = np.concatenate([[[0]], ends[:-1]])
-    flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
     vocabulary = model.network.get_input_embeddings().weight.shape[0]
-    if flat.min() < 0 or flat.max() >= vocabulary:
+    if layout.ids.min() < 0 or layout.ids.max() >= vocabulary:
         raise InputError(f"a row holds token ids outside 0 to {vocabulary - 1}; were they made by another tokenizer?")
-    ids = flat[np.minimum(starts + np.arange((ends - starts).max()), ends - 1)]  # [rows, positions]
 
     def read_until_last(layer: int, hidden: torch.Tensor) -> None:
         read(layer, hidden)
         if layer == last:
             raise _Read
 
-    bare = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}  # whatever its configuration says
-    with fused(model.network), reading(model.blocks, read_until_last), suppress(_Read):
-        model.network.base_model(input_ids=on_device(ids, model.device), **bare)
+    given: dict[str, Any] = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
+    with ExitStack() as stack:
+        if not layout.alone:
+            given["position_ids"] = places = on_device(layout.places, model.device)
+            stack.enter_context(attending(model.network, Sights(places, on_device(layout.parts, model.device))))
+        stack.enter_context(fused(model.network))
+        stack.enter_context(reading(model.blocks, read_until_last))
+        stack.enter_context(suppress(_Read))
+        model.network.base_model(input_ids=on_device(layout.ids, model.device), **given)
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -168,7 +168,15 @@ def attend_plain(
     return torch.where(live[:, None, None, None], out, 0).transpose(1, 2)
 
 
-_keys: ContextVar[Keys | None] = ContextVar("keys", default=None)
+class Attends(Protocol):
+    """What attention is handed to."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+        """Return what a block attends to, [rows, positions, heads, D]."""
+        ...
+
+
+_attends: ContextVar[Attends] = ContextVar("attends")
 
 
 def _attention(
@@ -181,10 +189,7 @@ def _attention(
     scale = given.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     window = int(given.get("sliding_window") or EVERYTHING)
-    keys = _keys.get()
-    if keys is None:
-        return attend_prompts(query, key, value, scale, window), None
-    return keys.attend(module.layer_idx, query, key, value, scale, window), None
+    return _attends.get().attend(module.layer_idx, query, key, value, scale, window), None
 
 
 def _matters(setting: Any) -> bool:
@@ -192,17 +197,17 @@ def _matters(setting: Any) -> bool:
 
 
 @contextmanager
-def attending(network: Any, keys: Keys | None) -> Iterator[None]:
-    """While open, the network attends as above: into and from `keys`, or with none causally over right-padded rows."""
+def attending(network: Any, to: Attends) -> Iterator[None]:
+    """While open, the network's attention is what `to` makes of it."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention)
     config = network.config
     before = config._attn_implementation
-    token = _keys.set(keys)
+    token = _attends.set(to)
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = before
-        _keys.reset(token)
+        _attends.reset(token)
