@@ -123,7 +123,7 @@ def generation(bench: Bench, *, length: int, samples: int, batches: Sequence[int
 
 
 def extraction(bench: Bench, *, rows: int, sample: int) -> float:
-    """Time the recipe on a sample and the engine on `rows`, of one prompt each and of ten. Returns the recipe's rows a second."""
+    """Time the recipe on a sample and the engine on `rows`, one and ten a prompt. Returns the recipe's rows a second."""
     texts = bench.texts(rows, 1)
     recipe.extract(bench.model, texts[: recipe.EXTRACT])
     rate = sample / bench.timed(lambda: recipe.extract(bench.model, texts[:sample]))

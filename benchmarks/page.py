@@ -35,8 +35,8 @@ of a step takes the longer of moving its bytes and doing its arithmetic, at the 
 - **Bound** and **share**: the most that the chip could do at that many rows, and the share of it that was reached, reading the
   prompts and all waiting included. Shared prompts count once, so the bound is a strict one.
 - **Ratio**: against the recipe in the same run. The recipe waits for the host most of the time, so a faster host helps it:
-  it made 406 tokens/s at 7B on another machine, with an H100. The recipe was timed on few rows ({sample}); where it would take hours, its
-  time is scaled from its rates, and the line says so.
+  it made 406 tokens/s at 7B on another machine, with an H100. The recipe was timed on few rows
+  ({sample}); where it would take hours, its time is scaled from its rates.
 - **First token**: a fresh process that never compiled anything for this shape. What is compiled stays on disk, and serves every
   checkpoint of an architecture.
 - One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, 64 new tokens each, and one pass
