@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from platformdirs import user_cache_dir
 from torch import nn
 from torch.nn.functional import linear
 
@@ -86,8 +86,13 @@ def _rotary_rooms(network: Any) -> list[Any]:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    kept = Path(os.environ.get("TRAITLINE_CACHE") or user_cache_dir("traitline")) / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))  # PyTorch's own choice is a temporary directory
+    kept = os.environ.get("TRAITLINE_CACHE")
+    if not kept and find_spec("platformdirs"):
+        from platformdirs import user_cache_dir
+
+        kept = user_cache_dir("traitline")
+    if kept:  # PyTorch's own choice is a temporary directory
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(kept) / "compiled"))
     return torch.compile(function, dynamic=True)
 
 
