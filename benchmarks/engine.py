@@ -148,6 +148,21 @@ def _read(bench: Bench, texts: list[tuple[list[int], list[int]]], functionals: i
     return bench.timed(lambda: capture_sums(bench.model, texts, asked, classes=np.arange(len(texts)) % 2))
 
 
+def agreement(bench: Bench) -> None:
+    """Compare vectors of the same rows, read by the recipe and by the engine: the least cosine over layers."""
+    for samples in (1, 10):
+        texts = bench.texts(40, samples)
+        sides = np.where(np.arange(40) % 2, 1 / 20, -1 / 20)[None]
+        theirs = np.einsum("r,rslh->slh", sides[0], recipe.extract(bench.model, texts).numpy())
+        ours = capture_sums(bench.model, texts, dict.fromkeys(SEGMENTS, sides)).segments
+        for i, segment in enumerate(SEGMENTS):
+            if samples > 1 and segment != "response_avg":
+                continue  # the prompts of both sides are the same, so their difference is rounding
+            a, b = theirs[i], ours[segment][0]
+            cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+            bench.say(f"agreement: {segment}, {samples} a prompt", cosine=float(cosine.min()), rows=40, samples=samples)
+
+
 def checkpoint(bench: Bench, generating: float, extracting: float, *, part: int = 1) -> None:
     """Do what one checkpoint takes with four traits, without judging; the recipe's time is scaled from its rates.
 
@@ -214,6 +229,7 @@ def on_gpu(shape: str) -> list[dict[str, Any]]:
     rate = generation(bench, length=24, samples=10, batches=(64, 128, 256, 512, 1024), sample=32)
     generation(bench, length=120, samples=10, batches=(512,), sample=32)
     decoder.release(bench.model)
+    agreement(bench)
     reading = extraction(bench, rows=1024, sample=32)
     if shape == "olmo3-7b":
         checkpoint(bench, rate, reading)
@@ -228,7 +244,8 @@ def on_cpu(shape: str) -> list[dict[str, Any]]:
     bench = Bench(shape, "cpu")
     rate = generation(bench, length=24, samples=10, batches=(16, 64, 128), sample=32)
     generation(bench, length=120, samples=10, batches=(64,), sample=32)
-    reading = extraction(bench, rows=64, sample=16)
+    agreement(bench)
+    reading = extraction(bench, rows=60, sample=16)
     checkpoint(bench, rate, reading, part=10)
     return bench.lines
 

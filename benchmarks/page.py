@@ -70,7 +70,7 @@ def _cell(line: Line, key: str) -> str:
         return str(line["what"]).partition(": ")[2]
     if key in {"share", "ratio"} and value is not None:
         return f"{100 * value:.0f} %" if key == "share" else f"{value:.1f} x"
-    return _number(value)
+    return f"{value:.7f}" if key == "cosine" else _number(value)
 
 
 def _section(lines: list[Line]) -> str:
@@ -86,6 +86,7 @@ def _section(lines: list[Line]) -> str:
     for title, chosen, columns in (
         ("Generation", those("recipe: prompts", "engine: prompts"), GENERATION),
         ("Extraction: all layers, 3 positions", those("recipe: extr", "engine: extr"), EXTRACTION),
+        ("Agreement with the recipe's vectors", those("agreement"), AGREEMENT),
         ("One checkpoint", those("one checkpoint"), CHECKPOINT),
         ("More rows", those("engine: cost"), GROWTH),
         ("Where the time goes", those("profile"), PROFILE),
@@ -115,6 +116,7 @@ EXTRACTION = {
     "ratio": "ratio",
     "peak_gib": "peak GiB",
 }
+AGREEMENT = {"kind": "", "rows": "rows", "cosine": "least cosine over layers"}
 CHECKPOINT = {
     "of": "samples",
     "rows": "rows generated",
