@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FAILED_CELLS = 3
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a YAML file.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="How many processes share the work.", show_default="one per GPU, else 1")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory.", show_default="runs/NAME")]
 
 
@@ -31,9 +34,9 @@ def demo(
     _run("nano", out, as_json)
 
 
-def run(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+def run(study: StudyArgument, out: OutOption = None, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
     """Run a study, or go on with one; ends with 3 if cells failed."""
-    _run(study, out, as_json)
+    _run(study, out, as_json, workers)
 
 
 def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
@@ -113,17 +116,19 @@ def report(
         say(page)
 
 
-def _run(name: str, out: Path | None, as_json: bool) -> None:
+def _run(name: str, out: Path | None, as_json: bool, workers: int | None = None) -> None:
     """Do a study and print its verdicts."""
     from traitline.study import Study
     from traitline.study.costs import describe_spending
     from traitline.study.estimate import efforts
+    from traitline.study.executors import how_many
 
     study = Study.from_yaml(name, out)
+    processes, planned = how_many(workers, study.config.device), efforts(study.resolved)["total"].rows
     _quiet_libraries()
     _prepare(study)
-    with progress(efforts(study.resolved)["total"].rows, batch=study.config.batch_rows) as settle:
-        outcome = study.run(progress=settle)
+    with progress(planned, batch=study.config.batch_rows if processes == 1 else planned) as settle:
+        outcome = study.run(progress=settle, workers=processes)
     verdicts = _verdicts(study)
     page = (study.out / "report.html").resolve()
     if as_json:

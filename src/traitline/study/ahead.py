@@ -89,6 +89,10 @@ class Ahead:
             self._waiting |= listener.prompts
             raise PutOff
 
+    def asked(self, drafts: Sequence[Path]) -> None:
+        """Take the drafts' questions as asked, by another process."""
+        self._asked |= set(drafts)
+
     def ask(self) -> None:
         """Have everything answered that was noted.
 

@@ -5,6 +5,7 @@ Knows how a study is read and checked. Leaves to `plan.py` which rows follow fro
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,6 +153,9 @@ class StudyConfig(_Section):
     """How a judge by API is asked, and what it may cost. What changes no score may change from one run to the next."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch_rows: Positive = 64
+    device: Annotated[str, StringConstraints(pattern=r"^[a-z]+(:[0-9]+)?$")] | None = Field(default=None, exclude=True)
+    """Where networks are put: a GPU if there is one, else the CPU. `auto` spreads each over all GPUs. Another one may be named
+    when a run goes on."""
     activation_norm: Literal["median", "mean"] = "median"
     elicit: Sampling = Sampling()
     evaluate: Evaluation
@@ -190,6 +194,10 @@ class StudyConfig(_Section):
         if fields.get("judging") == Judging().model_dump():
             del fields["judging"]
         return fields
+
+    def everything(self) -> str:
+        """Return all fields as JSON, also those that decide no result and that `model_dump` leaves out."""
+        return json.dumps(self, default=lambda one: dict(one) if isinstance(one, BaseModel) else str(one))
 
     @property
     def by_api(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -105,9 +106,21 @@ class RunStore:
         """Return the path of the projections of a target's baseline rows."""
         return self.root / "targets" / safe_name(target) / "projections.csv"
 
+    def parts(self, network: str) -> Path:
+        """Return the folder of a network's part files."""
+        return self.root / "parts" / safe_name(network)
+
     def part(self, network: str, stage: str, number: int) -> Path:
         """Return the path of a batch's part file."""
-        return self.root / "parts" / safe_name(network) / stage / f"{number:06d}.parquet"
+        return self.parts(network) / stage / f"{number:06d}.parquet"
+
+    def shared(self, network: str, stage: str) -> Path:
+        """Return the path of the empty file that is there as long as other processes may generate a share of a stage."""
+        return self.parts(network) / stage / "shared"
+
+    def visit(self, network: str) -> Path:
+        """Return the path of the claim of the process that is at a network."""
+        return self.parts(network) / "visit.claim"
 
     @property
     def tables(self) -> Path:
@@ -143,6 +156,50 @@ class RunStore:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def claim(self, path: Path, *, wait: bool = False) -> Iterator[bool]:
+        """Hold a piece of work, so that no other process does it meanwhile.
+
+        The system takes a claim back when the process that holds it ends, however it ends. While it is held, its file holds
+        the process's number.
+
+        Args:
+            path: the claim's file.
+            wait: for as long as another process holds it.
+
+        Yields:
+            Whether it is held; not, either, where its folder is removed at that moment.
+
+        Raises:
+            StoreError: the file system has no locks, or the folder cannot be written.
+        """
+        lock = FileLock(path, timeout=-1 if wait else 0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (Timeout, FileNotFoundError):
+            yield False
+            return
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(
+                f"cannot claim {str(path)!r} ({error}); several processes need a folder with file locks: give another --out, "
+                "or run with --workers 1"
+            ) from error
+        with contextlib.suppress(OSError):  # Windows lets nobody write in a locked file
+            path.write_text(str(os.getpid()))
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def drop_claims(self) -> None:
+        """Remove the files of claims, which nobody holds any more, and folders that are empty then."""
+        for claim in self.root.glob("parts/**/*.claim"):
+            claim.unlink(missing_ok=True)
+        for folder in sorted(self.root.glob("parts/**/"), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def begin(self, plan: Plan) -> None:
         """Write study.yaml, or check that the one there is of the same plan.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ import pandas as pd
 import yaml
 
 from traitline.errors import InputError, StoreError
-from traitline.judges import Judge, make_judge
+from traitline.judges import Judge
 from traitline.judges.base import Annotator
 from traitline.study.config import FORCED, StudyConfig, load_config
 from traitline.study.costs import spent_so_far
 from traitline.study.estimate import describe
+from traitline.study.executors import how_many
 from traitline.study.parts import Progress
 from traitline.study.plan import Plan, make_plan
 from traitline.study.prepare import prepare
-from traitline.study.run import Outcome, run_study
+from traitline.study.run import Outcome, named_judge, run_study
 from traitline.study.store import RunStore
 
 
@@ -61,6 +61,7 @@ class Study:
         judge: Judge | None = None,
         progress: Progress = lambda _what, _rows: None,
         facet_judge: Annotator | None = None,
+        workers: int | None = None,
     ) -> Outcome:
         """Do whatever is not done yet, then write tables, figures and the report.
 
@@ -68,14 +69,21 @@ class Study:
             judge: who scores; the one the study names where left out.
             progress: told of every settled batch.
             facet_judge: who tells facets; the one the study names, if any, where left out.
+            workers: how many processes share the work; where left out, one for each GPU. A `judge` given as an object cannot
+                be handed to other processes, so with one it is this process alone.
 
         Raises:
             TraitlineError: see `run_study`.
         """
-        make: Callable[[Path], Judge] = (lambda _cache: judge) if judge else self.make_judge
+        make = (lambda _cache: judge) if judge is not None else None
+        possible = how_many(workers, self.config.device)
+        count = possible if judge is None or workers is not None else 1
         prepare(self.resolved)
-        outcome = run_study(self.resolved, self.out, make, progress, facet_judge)
+        outcome = run_study(self.resolved, self.out, make, progress, facet_judge, count)
         self.report()
+        if count < possible:
+            told = f"one process did it all, as the judge was given as a Python object; by name, {possible} could have"
+            outcome = replace(outcome, notes=(*outcome.notes, told))
         return outcome
 
     def make_judge(self, cache: Path) -> Judge:
@@ -85,8 +93,7 @@ class Study:
             InputError: a setting that does not fit the judge.
             JudgeError: it cannot be used, for example without a key.
         """
-        options = self.config.judging.options() if self.config.judge.startswith("openai:") else {}
-        return make_judge(self.config.judge, cache, **options)
+        return named_judge(self.config, cache)
 
     def status(self) -> pd.DataFrame:
         """Return the state of every cell and target so far, from the run directory alone.

@@ -1,0 +1,282 @@
+"""A network's part of a run: load it, elicit, extract, steer, write its cells; or generate a share of it for another process.
+
+A visit does all that a phase has for one network. What is done is read from the files, so that a visit that was killed is
+taken up again by whoever comes next. A process may also join the visit of another one: it generates batches that nobody has
+claimed. Leaves the order of visits to `executors.py`, rows to `plan.py`, what they are steered with to `directions.py`, rows
+that cells take from others to `pooled.py`, batches to `parts.py`, and files to `store.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from traitline.errors import InputError, ModelError
+from traitline.judges import Judge
+from traitline.models import Calibration, Model, calibrate, encode, load_model
+from traitline.models.prefetch import prefetch
+from traitline.study.ahead import PutOff
+from traitline.study.config import COMBINED, FORCED
+from traitline.study.directions import Directions
+from traitline.study.estimate import counted
+from traitline.study.parts import Listener, Parts, Work
+from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, derived_seed
+from traitline.study.pooled import pooled_rows, sources
+from traitline.study.projections import project, write_projections
+from traitline.study.store import RunStore, read_rows
+from traitline.vectors.calibration import calibration_texts
+from traitline.vectors.estimators import accepted, why_no_pair
+from traitline.vectors.extract import ControlSeeds, extract_arrays
+from traitline.vectors.vector import Provenance, save_arrays
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Networks, and what is done at each: the table in the ledger, cells, stages, and the last stage's rows and files."""
+
+    name: Literal["checkpoints", "descendants", "targets"]
+    networks: Sequence[Network]
+    table: Literal["cells", "targets"]
+    stages: tuple[str, ...]
+    cells: Callable[[Network], list[Cell]]
+    path: Callable[[Cell], Path]
+    rows: Callable[[Network, Cell], Iterator[PlannedRow]] | None = None
+    """None where eliciting is all."""
+
+
+class Visits:
+    """One process working on one run.
+
+    Args:
+        plan: the study.
+        store: its run directory.
+        judge: who scores.
+        listener: told how it goes.
+        workers: how many processes share the run.
+    """
+
+    def __init__(self, plan: Plan, store: RunStore, judge: Judge, listener: Listener, workers: int = 1) -> None:
+        self.plan, self.store, self.judge, self.listener = plan, store, judge, listener
+        self.config = plan.config
+        self._directions = Directions(store, plan.config.evaluate.positions)
+        self.parts = Parts(plan, store, judge, listener, self._directions.exist_for, workers)
+        self._joined: tuple[Network, Model, Calibration] | None = None
+
+    def phases(self) -> list[Phase]:
+        """Return the phases in order."""
+        plan, store = self.plan, self.store
+        stages = ("elicit", "evaluate")
+        return [
+            Phase("checkpoints", plan.networks(), "cells", stages, plan.cells, store.evaluation, plan.evaluation_rows),
+            Phase("descendants", plan.descendants, "cells", ("elicit",), plan.elicited, store.contrast),
+            Phase("targets", plan.targets, "targets", ("transfer",), plan.cells, store.transfer, plan.transfer_rows),
+        ]
+
+    def visit(self, phase: Phase, network: Network, following: Network | None = None, *, last_put_off: bool = False) -> bool:
+        """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
+
+        Args:
+            phase: what is done.
+            network: at which network.
+            following: whose weights are meanwhile read into the page cache.
+            last_put_off: the last checkpoint waits to be judged, so cells that need its rows wait as well.
+
+        Returns:
+            Whether that is all; False where its rows wait to be judged together with those of others.
+
+        Raises:
+            InputError: the study steers at a layer that the network does not have.
+            JudgeError: the judge cannot be used; what was judged is kept.
+        """
+        self._joined = None
+        cells = phase.cells(network)
+        if all(self._done(phase, cell) for cell in cells):
+            rows = sum(counted(self.plan, network, stage)[0] for stage in phase.stages)
+            self.listener.skipped(f"{network.name}: done before", rows)
+            known = self.store.ledger(phase.table).set_index(["network", "trait", "strategy"])["state"].to_dict()
+            unsettled = [c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}]
+            self._settle(phase, unsettled, 0.0)
+            return True
+        started = time.monotonic()
+        cells = self._workable(phase, cells, last_put_off=last_put_off)
+        try:
+            model = self._load(network)
+            if following is not None:
+                prefetch(following.source, following.revision)
+            fits = max(self.config.evaluate.layers) <= model.layers
+            if fits:
+                self._work(phase, network, model, cells)
+        except PutOff:
+            return False
+        except (ModelError, InputError) as error:
+            self.fail(phase, network, str(error), cells)
+            return True
+        if not fits:
+            raise InputError(
+                f"evaluate.layers asks for layer {max(self.config.evaluate.layers)}, but {network.name} has layers 1 to "
+                f"{model.layers}; change the study file"
+            )
+        self._settle(phase, cells, time.monotonic() - started)
+        return True
+
+    def join(self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell]) -> None:
+        """Generate what nobody has claimed yet of a stage that another process is at; the rest is left to that one.
+
+        Raises:
+            StoreError: the run directory cannot be written.
+        """
+        with suppress(ModelError, InputError):  # whoever visits the network meets the same, and says it
+            if self._joined is None or self._joined[0] != network:
+                self._joined = None
+                model = self._load(network)
+                self._joined = (network, model, self._calibrate(model))
+            _, model, calibration = self._joined
+            self.parts.share(self._rows(phase, network, stage, cells, calibration), model)
+
+    def fail(self, phase: Phase, network: Network, reason: str, cells: Sequence[Cell] | None = None) -> None:
+        """Record that a network's cells, as far as they are not done, have failed."""
+        for cell in phase.cells(network) if cells is None else cells:
+            if not self._done(phase, cell):
+                self.store.note_cell(cell, "failed", reason, table=phase.table)
+
+    def give_up(self, phase: Phase, network: Network, reason: str) -> None:
+        """Record that a network's cells have failed which no process will do; who has joined in leaves."""
+        for stage in phase.stages:
+            self.store.shared(network.name, stage).unlink(missing_ok=True)
+        self.fail(phase, network, reason)
+
+    def wait_for_judging(self, network: Network) -> None:
+        """Note what is to be asked about a network whose rows another process has generated."""
+        with suppress(PutOff):
+            self.parts.ahead.put_off(self.parts.drafts(network))
+
+    def needed(self, phase: Phase, network: Network) -> Network | None:
+        """Return the network that is to be elicited before this one is visited: the last one, where `forced` reads its rows."""
+        if phase.table != "cells" or network == self.plan.last:
+            return None
+        cells = [cell for cell in phase.cells(network) if cell.strategy == FORCED]
+        return self.plan.last if any(self._lacks_rows(cell) for cell in cells) else None
+
+    def _load(self, network: Network) -> Model:
+        return load_model(network.source, network.revision, device=self.config.device)
+
+    def _done(self, phase: Phase, cell: Cell) -> bool:
+        """Tell whether a cell's rows are there; a transfer's, whether they are of every vector that exists by now."""
+        path = phase.path(cell)
+        if phase.table == "cells" or not path.is_file():
+            return path.is_file()
+        names = [*self.plan.order, *(network.name for network in self.plan.descendants)]
+        there = [n for n in names if self.store.vector(Cell(n, cell.trait, cell.strategy)).is_file()]
+        return set(there) <= set(read_rows(path)["vector_checkpoint"].dropna())
+
+    def _settle(self, phase: Phase, cells: list[Cell], seconds: float) -> None:
+        """Record cells whose files are there."""
+        for cell in cells:
+            found = self.store.vector(cell).is_file() or phase.table == "targets"
+            reason = None if found else why_no_pair(read_rows(self.store.contrast(cell)))
+            state = "complete" if found else "no_vector"
+            self.store.note_cell(cell, state, reason, seconds=seconds / len(cells), table=phase.table)
+
+    def _workable(self, phase: Phase, cells: list[Cell], *, last_put_off: bool) -> list[Cell]:
+        """Return the cells that can be done: `forced` ones have failed where the last checkpoint, whose rows they read, has."""
+        lacking = [cell for cell in cells if cell.strategy == FORCED and cell.network != self.plan.last.name]
+        lacking = [cell for cell in lacking if phase.table == "cells" and self._lacks_rows(cell)]
+        for cell in () if last_put_off else lacking:
+            self.store.note_cell(cell, "failed", f"needs the rows of {self.plan.last.name}, which failed", table=phase.table)
+        return [cell for cell in cells if cell not in lacking]
+
+    def _lacks_rows(self, cell: Cell) -> bool:
+        return not all(self.store.contrast(one).is_file() for one in sources(self.plan, cell))
+
+    def _work(self, phase: Phase, network: Network, model: Model, cells: list[Cell]) -> None:
+        """Do the cells of one network: at a checkpoint elicit and extract first, then steer and judge."""
+        calibration = self._calibrate(model)
+        if phase.table == "cells":
+            self._elicit(phase, network, model, cells, calibration)
+        if phase.rows is None:
+            return
+        stage = phase.stages[-1]
+        table = self._made(phase, network, stage, cells, model, calibration)
+        if phase.table == "targets":
+            layers = self.config.evaluate.layers
+            along = project(model, table, self._directions.main, self.plan.last.name, calibration.norms, layers)
+            write_projections(self.store.projections(network.name), along)
+        for cell in cells:
+            self.store.write_rows(phase.path(cell), _of(table, cell))
+        shutil.rmtree(self.store.parts(network.name), ignore_errors=True)
+
+    def _made(
+        self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell], model: Model, calibration: Calibration
+    ) -> pd.DataFrame:
+        """Return a stage's rows, generated and judged; other processes may join in while they are made."""
+        work = self._rows(phase, network, stage, cells, calibration)
+        with self.parts.shared(work):
+            self.listener.begun(stage, cells)
+            return self.parts.make(work, model)
+
+    def _rows(self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell], calibration: Calibration) -> Work:
+        """Return what is to be generated at a stage."""
+        rows = phase.rows if stage == phase.stages[-1] and phase.rows is not None else self.plan.elicit_rows
+        planned = [row for cell in cells for row in rows(network, cell)]
+        sampling = self.config.elicit if stage == "elicit" else self.config.evaluate
+        return Work(network, stage, planned, sampling, self._directions.resolver(calibration.norms))
+
+    # Elicit and extract
+
+    def _elicit(self, phase: Phase, network: Network, model: Model, cells: list[Cell], calibration: Calibration) -> None:
+        """Give every cell its contrast rows and, where a pair was accepted, its vectors."""
+        todo = [cell for cell in cells if not self.store.contrast(cell).is_file()]
+        if not todo:
+            self.parts.tell_before(network, "elicit", counted(self.plan, network, "elicit")[0])
+            return
+        table = self._made(phase, network, "elicit", cells, model, calibration)
+        for cell in sorted(todo, key=lambda cell: (cell.strategy == FORCED, cell.strategy == COMBINED)):
+            taken = sources(self.plan, cell)
+            rows = pooled_rows(self.plan, self.store, network, cell) if taken else _of(table, cell)
+            self._extract(network, model, cell, rows.assign(accepted=accepted(rows)), calibration)
+
+    def _extract(self, network: Network, model: Model, cell: Cell, rows: pd.DataFrame, calibration: Calibration) -> None:
+        counts = self.config.controls
+        seeds = ControlSeeds(**{kind: self.plan.control_seeds(kind) for kind in CONTROL_KINDS}, bootstraps=counts.bootstrap)
+        seed = derived_seed(self.config.seed, network.name, cell.trait, cell.strategy)
+        arrays, pairs = extract_arrays(model, rows, calibration, seeds, seed)
+        if arrays:
+            provenance = Provenance(
+                lineage=self.plan.lineage.name,
+                checkpoint=network.name,
+                source=network.source if network.revision else Path(network.source).name,
+                commit=model.commit,
+                trait=cell.trait,
+                strategy=cell.strategy,
+                n_pairs=len(pairs),
+                n_questions=pairs.questions,
+                judge=self.judge.name,
+                prompt_hash=self.plan.traits[cell.trait].digest,
+                activation_norms=tuple(float(norm) for norm in calibration.norms),
+            )
+            save_arrays(self.store.vector(cell), arrays, provenance)
+        self.store.write_rows(self.store.contrast(cell), rows)  # last: its presence says that the cell is extracted
+
+    def _calibrate(self, model: Model) -> Calibration:
+        texts = calibration_texts() if self.plan.lineage.name != "nano" else _nano_texts()
+        return calibrate(model, [encode(model, text) for text in texts], statistic=self.config.activation_norm)
+
+
+def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    """Return the rows of one cell."""
+    if table.empty:
+        return table
+    return table[table["trait"].eq(cell.trait) & table["strategy"].eq(cell.strategy)].reset_index(drop=True)
+
+
+def _nano_texts() -> list[str]:
+    from traitline.nano import calibration_texts as nano_texts
+
+    return nano_texts()
