@@ -14,6 +14,8 @@ from collections.abc import Hashable
 from traitline.study.parts import Listener
 
 STEP_SECONDS = 0.25
+FIRST_SECONDS = 5.0
+"""The first step is longer, for it is told with the time that starting took."""
 
 
 class Tally:
@@ -29,12 +31,13 @@ class Tally:
         self._of_network: Counter[Hashable] = Counter()
         self._what: dict[bool, str] = {}
         self._rows: Counter[bool] = Counter()  # by whether they were worked on
-        self._last = time.monotonic()
+        self._due: float | None = None
+        self._begun = False
 
     @property
     def due_seconds(self) -> float | None:
         """After how many seconds something is to be told; None where there is nothing."""
-        return max(0.0, self._last + STEP_SECONDS - time.monotonic()) if self._rows[True] else None
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def begin(self, worker: Hashable) -> None:
         """Note that a worker begins a visit."""
@@ -47,6 +50,9 @@ class Tally:
         self._of_network[network] += new
         self._what[worked] = what
         self._rows[worked] += new
+        if worked and self._due is None:
+            self._due = time.monotonic() + (STEP_SECONDS if self._begun else FIRST_SECONDS)
+            self._begun = True
         if self.due_seconds == 0:
             self.flush()
 
@@ -55,4 +61,4 @@ class Tally:
         for worked, tell in ((True, self._listener.worked), (False, self._listener.skipped)):
             if rows := self._rows.pop(worked, 0):
                 tell(self._what[worked], rows)
-        self._last = time.monotonic()
+        self._due = None
