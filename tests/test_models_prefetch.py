@@ -31,4 +31,7 @@ def test_what_is_not_here_or_too_large_is_left_alone(tmp_path: Path, monkeypatch
 
 
 def test_a_file_that_goes_away_harms_nothing(tmp_path: Path) -> None:
-    prefetch._read([tmp_path / "gone.safetensors"])
+    there = tmp_path / "there.safetensors"
+    there.write_bytes(b"x" * 100)
+    prefetch._read([there, tmp_path / "gone.safetensors"])
+    assert there.read_bytes() == b"x" * 100

@@ -2,7 +2,7 @@
 
 Norms, feed-forward parts and rotary positions are many small operations on large tensors; the matrix products are as fast as
 they get, but what stands between is not. Each kind is compiled once for all blocks and all sizes, which takes seconds where
-compiling a network takes minutes. Results differ from the plain ones by less rounding, not more. Also knows that an output head
+compiling a network takes minutes. Results differ from the plain ones by rounding. Also knows that an output head
 whose vocabulary is not a multiple of 8 is slow, and how to make it one.
 """
 
