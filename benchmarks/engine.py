@@ -144,8 +144,9 @@ def _read(bench: Bench, texts: list[tuple[list[int], list[int]]], functionals: i
     """Time one pass that gives what a cell keeps: vectors, controls, bootstraps and split halves, 60 sums and two classes."""
     weights = bench.rng.normal(size=(functionals, len(texts))) / len(texts)
     asked = {name: weights if name == "response_avg" else weights[:1] for name in SEGMENTS}
-    capture_sums(bench.model, texts[:64], {name: w[:, :64] for name, w in asked.items()}, classes=np.arange(64) % 2)
-    return bench.timed(lambda: capture_sums(bench.model, texts, asked, classes=np.arange(len(texts)) % 2))
+    classes = np.arange(len(texts)) % 2
+    capture_sums(bench.model, texts[:64], {name: w[:, :64] for name, w in asked.items()}, classes=classes[:64])
+    return bench.timed(lambda: capture_sums(bench.model, texts, asked, classes=classes))
 
 
 def agreement(bench: Bench) -> None:

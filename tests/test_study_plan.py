@@ -145,3 +145,55 @@ def test_a_lineage_that_was_moved_is_the_same_plan(tmp_path: Path) -> None:
         plans.append(make_plan(config))
     moved = [replace(plan, config=plans[0].config).digest for plan in plans]
     assert moved[0] == moved[1]
+
+
+WHERE = {
+    "layers": [1],
+    "coefs": [0.5],
+    "where": [
+        {"traits": ["small"], "layers": [2], "coefs": [0.3, -0.3]},
+        {"through": "step10", "traits": ["even"], "coefs": [0.2]},
+        {"networks": ["step20"], "coefs": [0.9]},
+    ],
+}
+
+
+def test_layers_and_coefs_may_differ_by_trait_and_network(tmp_path: Path) -> None:
+    plan = make_plan(load_config(make_study(tmp_path, evaluate={**WHERE, "samples": 1, "max_new_tokens": 4})))
+    assert plan.order == ["step0", "step10", "step20"]
+    assert plan.layers == (1, 2)
+    assert [plan.place(name, "even") for name in plan.order] == [((1,), (0.2,)), ((1,), (0.2,)), ((1,), (0.9,))]
+    assert plan.place("step0", "small") == ((2,), (0.3, -0.3))
+    assert plan.place("step20", "small") == ((2,), (0.9,))  # a later entry goes before an earlier one, for what it names
+    steered = {
+        (r.target, r.trait, r.layer, r.coef) for r in every_row(plan) if r.condition == "steered" and r.target != "step10"
+    }
+    assert steered == {
+        ("step0", "even", 1, 0.2),
+        ("step20", "even", 1, 0.9),
+        ("step0", "small", 2, 0.3),
+        ("step0", "small", 2, -0.3),
+        ("step20", "small", 2, 0.9),
+    }
+    assert [one["smallest_p_adjusted"] / one["smallest_p"] for one in describe(plan)["power"]] == [3, 3, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"traits": ["evil"], "coefs": [1.0]}, "names trait 'evil', which the study does not have"),
+        ({"networks": ["SFT"], "coefs": [1.0]}, "names network 'SFT'"),
+        ({"through": "step7", "coefs": [1.0]}, "names checkpoint 'step7'"),
+        ({"traits": ["even"]}, "needs layers, coefs or both"),
+        ({"coefs": [0.0]}, "which is the baseline"),
+    ],
+)
+def test_a_place_for_what_is_not_there_is_refused(tmp_path: Path, entry: dict[str, object], message: str) -> None:
+    evaluate = {"layers": [1], "coefs": [0.5], "where": [entry]}
+    with pytest.raises(InputError, match=message):
+        make_plan(load_config(make_study(tmp_path, evaluate=evaluate)))
+
+
+def test_a_study_that_says_nothing_new_keeps_its_digest(tmp_path: Path) -> None:
+    config = load_config("nano")
+    assert "where" not in config.model_dump()["evaluate"]

@@ -53,6 +53,34 @@ class Sampling(_Section):
     repetition_penalty: float = Field(default=1.0, gt=0)
 
 
+class Elsewhere(_Section):
+    """Layers or coefficients that hold for some traits or networks only."""
+
+    traits: tuple[str, ...] = ()
+    """Names of the study's traits; all of them where empty."""
+    networks: tuple[str, ...] = ()
+    """Networks that are steered: names of checkpoints or descendants, `checkpoints` or `descendants` for all of a kind; every
+    network where empty."""
+    through: str | None = None
+    """The last checkpoint, in order of training, for which it holds; no descendant is steered so then."""
+    layers: tuple[Positive, ...] | None = Field(default=None, min_length=1)
+    coefs: tuple[float, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Elsewhere:
+        if self.layers is None and self.coefs is None:
+            raise ValueError("an entry of where needs layers, coefs or both")
+        _check_place(self.layers or (), self.coefs or ())
+        return self
+
+
+def _check_place(layers: tuple[int, ...], coefs: tuple[float, ...]) -> None:
+    if 0 in coefs:
+        raise ValueError("coefs holds 0, which is the baseline; leave it out")
+    if len(set(coefs)) < len(coefs) or len(set(layers)) < len(layers):
+        raise ValueError("layers and coefs must not repeat")
+
+
 class Evaluation(Sampling):
     """Where and how strongly vectors are applied."""
 
@@ -60,6 +88,8 @@ class Evaluation(Sampling):
     layers: tuple[Positive, ...] = Field(min_length=1)
     coefs: tuple[float, ...] = Field(min_length=1)
     """Coefficients; negative ones steer away from the trait."""
+    where: tuple[Elsewhere, ...] = ()
+    """Other layers and coefficients for some traits or networks; a later entry that fits goes before an earlier one."""
     dose: Literal["norm", "raw"] = "norm"
     positions: Literal["response", "prompt", "all"] = "response"
     other_rubrics: bool = True
@@ -67,10 +97,7 @@ class Evaluation(Sampling):
 
     @model_validator(mode="after")
     def _no_zero(self) -> Evaluation:
-        if 0 in self.coefs:
-            raise ValueError("coefs holds 0, which is the baseline; leave it out")
-        if len(set(self.coefs)) < len(self.coefs) or len(set(self.layers)) < len(self.layers):
-            raise ValueError("layers and coefs must not repeat")
+        _check_place(self.layers, self.coefs)
         if self.dose not in DOSES:
             raise ValueError(f"no dose is called {self.dose!r}")
         return self
@@ -189,10 +216,12 @@ class StudyConfig(_Section):
 
     @model_serializer(mode="wrap")
     def _deciding(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out how judges are asked where that is as ever, so that studies from before it keep their digest."""
+        """Leave out newer fields where they are as ever, so that studies from before them keep their digest."""
         fields: dict[str, Any] = dump(self)
         if fields.get("judging") == Judging().model_dump():
             del fields["judging"]
+        if not self.evaluate.where:
+            fields.get("evaluate", {}).pop("where", None)
         return fields
 
     def everything(self) -> str:

@@ -138,9 +138,10 @@ def power(plan: Plan) -> list[dict[str, Any]]:
 
     `detectable_effect` is in points, one-sided at the study's level with 80 % power, after Holm over the checkpoints' doses.
     """
-    comparisons = len(plan.checkpoints) * len(plan.config.evaluate.layers) * len(plan.config.evaluate.coefs)
     found = []
     for name, trait in plan.traits.items():
+        places = [plan.place(checkpoint, name) for checkpoint in plan.order]
+        comparisons = sum(len(layers) * len(coefs) for layers, coefs in places)
         for strategy in plan.config.strategies:
             n = len(trait.questions(plan.config.asked(strategy), "evaluate"))
             alpha = plan.config.criteria.alpha / comparisons

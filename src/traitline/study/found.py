@@ -65,7 +65,7 @@ class Found:
                 "control_kind": None,
             }
             for vector, questions, target in asked
-            for dose in self._doses()
+            for dose in self._doses(target, vector.trait)
             if negative or dose["coef"] > 0
         ]
         return pd.DataFrame(records, columns=PLANNED)
@@ -93,7 +93,7 @@ class Found:
                 if who["status"] == "complete" and f"{kind}_{seed}" not in self.arrays[cell]:
                     who["status"] = "no_vector"  # a shuffled control is undefined under 10 pairs
                 condition = "shuffled" if kind == "shuffled" else "random"
-                for dose in (d for d in self._doses() if d["coef"] > 0):
+                for dose in (d for d in self._doses(target, cell.trait) if d["coef"] > 0):
                     yield {**who, **dose, "condition": condition, "control_seed": seed, "control_kind": kind}
 
     def control_cosines(self, controls: pd.DataFrame) -> list[float]:
@@ -106,9 +106,9 @@ class Found:
             cosines.append(float("nan") if pair is None else float(pair[int(str(row.layer))]))
         return cosines
 
-    def _doses(self) -> list[dict[str, Any]]:
-        e = self.plan.config.evaluate
-        return [{"layer": la, "dose": e.dose, "coef": c, "positions": e.positions} for la in e.layers for c in e.coefs]
+    def _doses(self, target: str, trait: str) -> list[dict[str, Any]]:
+        e, (layers, coefs) = self.plan.config.evaluate, self.plan.place(target, trait)
+        return [{"layer": la, "dose": e.dose, "coef": c, "positions": e.positions} for la in layers for c in coefs]
 
     def _who(self, cell: Cell, target: str) -> dict[str, Any]:
         provenance = self.provenance.get(cell)

@@ -15,14 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from traitline.errors import InputError
+from traitline.errors import InputError, nearest
 from traitline.lineages import Checkpoint, Descendant, Lineage, load_lineage
-from traitline.study.config import BASELINE_FACTOR, COMBINED, FORCED, StudyConfig
+from traitline.study.config import BASELINE_FACTOR, COMBINED, FORCED, Elsewhere, StudyConfig
 from traitline.traits import Trait, load_trait
 from traitline.traits.strategies import COMMON, Format, Message, strategy
 from traitline.traits.trait import Polarity, Split
 
 CONTROL_KINDS = ("isotropic", "covariance", "shuffled")
+CHECKPOINTS, DESCENDANTS = "checkpoints", "descendants"
+"""What `evaluate.where` calls all networks of a kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,27 @@ class Plan:
         """The targets that are elicited themselves, so that their vectors can be applied to every target."""
         return tuple(t for t in self.targets if t != self.last) if self.config.descendant_vectors else ()
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers at which anything is steered, in rising order."""
+        places = [self.place(network.name, trait) for network in (*self.checkpoints, *self.targets) for trait in self.traits]
+        return tuple(sorted({layer for layers, _ in places for layer in layers}))
+
+    def place(self, network: str, trait: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Return the layers and the coefficients that a trait's vectors are applied with to a network."""
+        layers, coefs = self.config.evaluate.layers, self.config.evaluate.coefs
+        for entry in self.config.evaluate.where:
+            if self._holds(entry, network, trait):
+                layers, coefs = entry.layers or layers, entry.coefs or coefs
+        return layers, coefs
+
+    def _holds(self, entry: Elsewhere, network: str, trait: str) -> bool:
+        """Tell whether an entry of `evaluate.where` is about a trait and a network."""
+        kind = CHECKPOINTS if network in self.order else DESCENDANTS
+        if entry.through is not None and (kind != CHECKPOINTS or self.order.index(network) > self.order.index(entry.through)):
+            return False
+        return (not entry.traits or trait in entry.traits) and (not entry.networks or bool({network, kind} & {*entry.networks}))
+
     def cells(self, network: Network) -> list[Cell]:
         """Return the cells of one network in a fixed order."""
         return [Cell(network.name, trait, strategy) for trait in self.traits for strategy in self.config.strategies]
@@ -212,10 +235,11 @@ class Plan:
         """
         alone = split == "tune" or vector.strategy != cell.strategy
         asked, who = self._asked(network, cell, split), self._who(network, cell, split)
-        for condition, kind, seed, coef, samples in self._conditions(controls=controls):
+        layers, coefs = self.place(network.name, vector.trait)
+        for condition, kind, seed, coef, samples in self._conditions(coefs, controls=controls):
             if (alone and condition != "steered") or (vector.strategy != cell.strategy and coef < 0):
                 continue
-            for layer in self.config.evaluate.layers:
+            for layer in layers:
                 for question, prompt in asked:
                     for sample in range(samples):
                         identity = Identity(
@@ -277,12 +301,14 @@ class Plan:
             start += count
         raise InputError(f"no control is called {kind!r}; there are {', '.join(CONTROL_KINDS)}")
 
-    def _conditions(self, *, controls: bool) -> Iterator[tuple[str, str | None, int | None, float, int]]:
+    def _conditions(
+        self, coefs: Sequence[float], *, controls: bool
+    ) -> Iterator[tuple[str, str | None, int | None, float, int]]:
         """Yield (condition, control kind, control seed, coef, samples per question)."""
         evaluate, counts = self.config.evaluate, self.config.controls
-        for coef in evaluate.coefs:
+        for coef in coefs:
             yield "steered", None, None, coef, evaluate.samples
-        for coef in (c for c in evaluate.coefs if c > 0):
+        for coef in (c for c in coefs if c > 0):
             for seed in range(counts.bootstrap):
                 yield "bootstrap", None, seed, coef, counts.bootstrap_samples
             for kind in CONTROL_KINDS if controls else ():
@@ -347,7 +373,23 @@ def make_plan(config: StudyConfig) -> Plan:
         )
     if config.descendant_vectors and targets in {(), (checkpoints[-1],)}:
         raise InputError("descendant_vectors is set, but no descendant is among the targets; name some, or leave it out")
-    return Plan(config, lineage, checkpoints, targets, traits)
+    plan = Plan(config, lineage, checkpoints, targets, traits)
+    _check_where(plan)
+    return plan
+
+
+def _check_where(plan: Plan) -> None:
+    """Check that `evaluate.where` names nothing that the study does not have."""
+    networks = {*plan.order, *(target.name for target in plan.targets), CHECKPOINTS, DESCENDANTS}
+    for entry in plan.config.evaluate.where:
+        asked = (("trait", entry.traits, set(plan.traits)), ("network", entry.networks, networks))
+        through = ("checkpoint", (entry.through,) if entry.through is not None else (), set(plan.order))
+        for what, names, known in (*asked, through):
+            for name in names:
+                if name not in known:
+                    raise InputError(
+                        f"evaluate.where names {what} {name!r}, which the study does not have; {nearest(name, known)}"
+                    )
 
 
 def _place(network: Network) -> str:

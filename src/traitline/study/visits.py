@@ -110,7 +110,8 @@ class Visits:
             model = self._load(network)
             if following is not None:
                 prefetch(following.source, following.revision)
-            fits = max(self.config.evaluate.layers) <= model.layers
+            highest = max(self.plan.layers)
+            fits = highest <= model.layers
             if fits:
                 self._work(phase, network, model, cells)
         except PutOff:
@@ -120,7 +121,7 @@ class Visits:
             return True
         if not fits:
             raise InputError(
-                f"evaluate.layers asks for layer {max(self.config.evaluate.layers)}, but {network.name} has layers 1 to "
+                f"evaluate.layers asks for layer {highest}, but {network.name} has layers 1 to "
                 f"{model.layers}; change the study file"
             )
         self._settle(phase, cells, time.monotonic() - started)
@@ -205,8 +206,7 @@ class Visits:
         stage = phase.stages[-1]
         table = self._made(phase, network, stage, cells, model, calibration)
         if phase.table == "targets":
-            layers = self.config.evaluate.layers
-            along = project(model, table, self._directions.main, self.plan.last.name, calibration.norms, layers)
+            along = project(model, table, self._directions.main, self.plan.last.name, calibration.norms, self.plan.layers)
             write_projections(self.store.projections(network.name), along)
         for cell in cells:
             self.store.write_rows(phase.path(cell), _of(table, cell))
