@@ -20,6 +20,7 @@ from traitline.analysis.verdicts import verdict_table
 from traitline.files import write_whole
 from traitline.study.comparisons import comparison_tables
 from traitline.study.found import Found
+from traitline.study.places import as_at_last, as_at_target
 from traitline.study.plan import Cell, Plan
 from traitline.study.store import RunStore, read_rows
 
@@ -60,7 +61,8 @@ def _write(store: RunStore, name: str, table: pd.DataFrame) -> None:
 
 def _steerable(plan: Plan, table: pd.DataFrame, controls: pd.DataFrame | None) -> pd.Series:
     criteria = plan.config.criteria.model_dump()
-    return effects.steerability(table, controls, order=plan.order, **criteria)
+    compared = controls if controls is None else as_at_last(plan, controls)
+    return effects.steerability(as_at_last(plan, table), compared, order=plan.order, **criteria)
 
 
 def _thresholds(plan: Plan) -> effects.Thresholds:
@@ -95,8 +97,9 @@ def _verdicts(
     plan: Plan, table: pd.DataFrame, moved: pd.DataFrame, controls: pd.DataFrame, tuned: pd.DataFrame
 ) -> pd.DataFrame:
     """Return one verdict per trait and strategy, and per transfer target, at the dose chosen on the `tune` questions."""
-    options: dict[str, Any] = {"controls": controls, "thresholds": _thresholds(plan)}
-    return verdict_table(table, moved, tuned, plan.order, plan.last.tokens, **options)
+    options: dict[str, Any] = {"controls": as_at_last(plan, controls), "thresholds": _thresholds(plan)}
+    tables = as_at_last(plan, table), as_at_last(plan, moved)
+    return as_at_target(plan, verdict_table(*tables, tuned, plan.order, plan.last.tokens, **options))
 
 
 def _ceiling_share(table: pd.DataFrame, found: Found) -> pd.Series:
