@@ -7,14 +7,15 @@ counts in the directories' names. Leaves hub lineages to `rules.py`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from traitline.errors import InputError, nearest
 from traitline.lineages.lineage import Checkpoint, Descendant, Kind, Lineage
-from traitline.lineages.rules import AMOUNT, STEP, Text, Tokens, read_model, token_count
+from traitline.lineages.rules import Tokens, read_model
+from traitline.lineages.stages import NameParts as NameParts
+from traitline.lineages.stages import Text
 
 NOTES = ("lineage.yaml", "lineage.yml", "lineage.json")
 
@@ -36,6 +37,7 @@ class NotedDescendant(BaseModel):
     kind: Kind
     path: Text
     chat: bool = True
+    parent: Text | None = None
 
 
 class FolderNotes(BaseModel):
@@ -47,27 +49,6 @@ class FolderNotes(BaseModel):
     checkpoints: tuple[NotedCheckpoint, ...] = ()
     """In the order of training. Directories not listed are left out; with an empty list all are taken."""
     descendants: tuple[NotedDescendant, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NameParts:
-    """What a directory's name says of its place in training."""
-
-    stage: int | None
-    step: int | None
-    tokens: int | None
-
-    @classmethod
-    def of(cls, name: str) -> NameParts:
-        """Read `stage2-step1000`, `checkpoint-500`, `step100-tokens210B` and the like."""
-        stage = re.search(r"stage[-_]?([0-9]{1,3})", name, re.IGNORECASE)
-        step = re.search(r"(?:step|checkpoint|ckpt|iter)s?[-_]?" + STEP, name, re.IGNORECASE)
-        tokens = re.search(r"tokens[-_]?" + AMOUNT + r"?(?![A-Za-z0-9])", name)
-        return cls(
-            int(stage[1]) if stage else None,
-            int(step["step"]) if step else None,
-            token_count(tokens["amount"], tokens["unit"]) if tokens else None,
-        )
 
 
 def read_folder(folder: Path) -> Lineage:
@@ -139,7 +120,7 @@ def _descendant(folder: Path, one: NotedDescendant) -> Descendant:
     path = (folder / Path(one.path).expanduser()).resolve()
     if not _is_checkpoint(path):
         raise InputError(f"the path {one.path!r} of descendant {one.name!r} is no directory with a config.json; correct `path`")
-    return Descendant(one.name, one.kind, str(path), None, one.chat)
+    return Descendant(one.name, one.kind, str(path), None, one.chat, one.parent)
 
 
 def _empty(folder: Path) -> str:

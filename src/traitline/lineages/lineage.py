@@ -1,7 +1,8 @@
 """A lineage: one model's training history, from its first checkpoint to its descendants.
 
 Knows the nouns, which names are safe to become folders, and where a lineage is looked for. Leaves to `rules.py` how a YAML
-file describes revisions, to `folder.py` how a local folder of checkpoints is read, and to `models/loading.py` the weights.
+file describes revisions, to `folder.py` how a local folder of checkpoints is read, to `grid.py` how a few of many checkpoints
+are chosen, and to `models/loading.py` the weights.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from traitline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from traitline.lineages.grid import Course
 
 Kind = Literal["sft", "dpo", "rlvr"]
 
@@ -80,6 +84,7 @@ class Descendant:
         source: the hub id or local directory to load from.
         revision: the hub revision; None for a local directory.
         chat: prompts go through the model's chat template.
+        parent: the descendant it was post-trained from; None for the lineage's last checkpoint.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Descendant:
     source: str
     revision: str | None
     chat: bool = True
+    parent: str | None = None
 
     def __post_init__(self) -> None:
         safe_name(self.name)
@@ -103,6 +109,10 @@ class Revisions(Protocol):
         """Return a phrase naming the revisions closest to `name`, to end an error message with."""
         ...
 
+    def course(self) -> Course:
+        """Return what a grid of them is chosen from."""
+        ...
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -112,8 +122,15 @@ class Lineage:
         name: what tables call it.
         description: one or two sentences for people.
         checkpoints: ordered by training. The default selection where `revisions` knows more, otherwise all there are.
-        descendants: models post-trained from the last checkpoint, in the order of post-training.
+        descendants: models post-trained from the last checkpoint or from one another, each after its parent.
         revisions: finds checkpoints outside the selection; None where `checkpoints` is all there are.
+        parameters: how many numbers the model has; None, as below, where nothing says.
+        dtype: as what they are stored, for example `bfloat16`.
+        bytes_per_checkpoint: download of one checkpoint's weights.
+        layers: blocks.
+        hidden: width of the residual stream.
+        sources: where all this was read: addresses of documentation, model cards, lists of revisions.
+        unverified: what no source says, and what to beware of, a sentence each.
     """
 
     name: str
@@ -121,6 +138,13 @@ class Lineage:
     checkpoints: tuple[Checkpoint, ...]
     descendants: tuple[Descendant, ...]
     revisions: Revisions | None = field(default=None, repr=False, compare=False)
+    parameters: int | None = None
+    dtype: str | None = None
+    bytes_per_checkpoint: int | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    sources: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         safe_name(self.name)
@@ -129,6 +153,14 @@ class Lineage:
         names = Counter([*(one.name for one in self.checkpoints), *(one.name for one in self.descendants)])
         if twice := [name for name, count in names.items() if count > 1]:
             raise InputError(f"lineage {self.name!r} uses the name {twice[0]!r} twice; each needs its own folder")
+        known: list[str] = []
+        for one in self.descendants:
+            if one.parent is not None and one.parent not in known:
+                raise InputError(
+                    f"descendant {one.name!r} of lineage {self.name!r} has the parent {one.parent!r}, which is no descendant "
+                    f"listed before it; {nearest(one.parent, known)}"
+                )
+            known.append(one.name)
         counted = [one for one in self.checkpoints if one.tokens is not None]
         for before, after in pairwise(counted):
             if cast(int, before.tokens) > cast(int, after.tokens):
@@ -162,6 +194,21 @@ class Lineage:
             known = nearest(name, [one.name for one in self.descendants])
             raise InputError(f"lineage {self.name!r} has no descendant {name[:100]!r}; {known}")
         return found
+
+    def grid(self, k: int) -> tuple[Checkpoint, ...]:
+        """Choose `k` checkpoints, in the order of training, about evenly spaced in the logarithm of their tokens.
+
+        Always among them: the untrained checkpoint if there is one, the first trained one, the end of every stage, the last
+        one. Of two names of the same point of training the last is taken. Where checkpoints are too far apart for the
+        spacing, each is taken as it comes. The same `k` gives the same grid; where tokens are unknown, steps space it.
+
+        Raises:
+            InputError: `k` is smaller than what is always among them or larger than what there is, or neither tokens nor steps
+                are known of a checkpoint.
+        """
+        from traitline.lineages.grid import choose, listed_course
+
+        return choose(self.revisions.course() if self.revisions else listed_course(self.checkpoints, self.name), k, self.name)
 
     @property
     def last(self) -> Checkpoint:
