@@ -18,6 +18,8 @@ from torch import nn
 
 from traitline.errors import ModelError, nearest
 from traitline.models.blocks import find_blocks
+from traitline.models.downloads import Snapshot, revisions
+from traitline.models.snapshots import cached_commit
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,7 @@ def load_model(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
+    snapshot: Snapshot | None = None,
 ) -> Model:
     """Load a causal language model.
 
@@ -81,6 +84,7 @@ def load_model(
             over all of them (needs accelerate).
         dtype: weights' type; bfloat16 on a GPU, float32 on the CPU.
         trust_remote_code: run model code that the repository ships. Only for code you have read.
+        snapshot: that revision's files, where they were downloaded and checked before (`downloads.fetch`).
 
     Raises:
         ModelError: no such model, revision or device, broken or incomplete files, or an architecture whose blocks cannot be
@@ -96,15 +100,16 @@ def load_model(
             raise ModelError(f"directory {name!r} holds no config.json, so no model; give a checkpoint's own directory")
     place, dtype = _place(device, dtype)
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    where = str(snapshot.folder) if snapshot is not None else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
         with _quietly():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **place, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **place, **options)
         network, report = loaded
         if not place:  # else the weights lie where they belong
             network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
-        raise ModelError(_why(name, revision, error)) from error
+        raise ModelError(_why(name, revision, error, is_here=Path(where).exists())) from error
     absent = sorted(set(report["missing_keys"]) & {key for key, _ in network.named_parameters()})  # tied weights come once
     if absent:  # transformers fills them with random numbers
         raise ModelError(
@@ -112,7 +117,10 @@ def load_model(
             "fetch or save that checkpoint again"
         )
     network.requires_grad_(False)
-    return wrap(network, tokenizer, source=name, revision=revision)
+    commit = snapshot.commit if snapshot is not None else None
+    if commit is None and not Path(name).exists():
+        commit = getattr(network.config, "_commit_hash", None) or cached_commit(name, options["revision"])
+    return wrap(network, tokenizer, source=name, revision=revision, commit=commit)
 
 
 def _place(device: str | None, dtype: torch.dtype | None) -> tuple[dict[str, Any], torch.dtype]:
@@ -134,7 +142,9 @@ def _place(device: str | None, dtype: torch.dtype | None) -> tuple[dict[str, Any
     return {"device_map": {"": device}} if straight else {}, dtype or torch.bfloat16
 
 
-def wrap(network: Any, tokenizer: Any, *, source: str = "in memory", revision: str | None = None) -> Model:
+def wrap(
+    network: Any, tokenizer: Any, *, source: str = "in memory", revision: str | None = None, commit: str | None = None
+) -> Model:
     """Make a `Model` of a transformers network and tokenizer already in memory.
 
     Raises:
@@ -147,7 +157,7 @@ def wrap(network: Any, tokenizer: Any, *, source: str = "in memory", revision: s
         blocks=find_blocks(network),
         source=source,
         revision=revision,
-        commit=getattr(network.config, "_commit_hash", None),
+        commit=commit or getattr(network.config, "_commit_hash", None),
         eos_ids=_eos_ids(network, tokenizer),
         hidden=int(config.hidden_size),
     )
@@ -177,12 +187,12 @@ def _eos_ids(network: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _why(name: str, revision: str | None, error: Exception) -> str:
+def _why(name: str, revision: str | None, error: Exception, *, is_here: bool) -> str:
     kind, text = type(error).__name__, str(error).strip().splitlines()
     first = text[0] if text else "no message"
     at = f" at revision {revision!r}" if revision else ""
-    if not Path(name).exists():
-        known = _revisions(name) if revision else []
+    if not is_here:
+        known = revisions(name) if revision else []
         if known and revision not in known:
             return f"{name!r} has no revision {revision!r}; {nearest(revision or '', known)}"
         return (
@@ -192,14 +202,3 @@ def _why(name: str, revision: str | None, error: Exception) -> str:
     if "SafetensorError" in kind or "header" in first.lower():
         return f"the weights in {name!r} are broken ({kind}: {first}); fetch or save that checkpoint again"
     return f"cannot load {name!r}{at} ({kind}: {first})"
-
-
-def _revisions(name: str) -> list[str]:
-    """Return the branches and tags of a hub repository, none where the hub cannot be asked."""
-    try:
-        from huggingface_hub import HfApi
-
-        refs = HfApi().list_repo_refs(name)
-    except Exception:  # offline, private or absent: the caller's message says that loading failed
-        return []
-    return [ref.name for ref in [*refs.branches, *refs.tags]]

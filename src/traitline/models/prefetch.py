@@ -1,13 +1,14 @@
-"""Read the next network's weights into the page cache while this one computes, so that loading it does not wait for a disk.
+"""Bring the next network's files here while this one computes, and read its weights into the page cache.
 
-Knows local directories and what the hub's cache holds already; downloads nothing. A convenience: whatever goes wrong here is
-silent, for loading says it better.
+Knows threads and the page cache. A convenience: whatever goes wrong here is kept for whoever asks, for bringing the files again
+says it better. Leaves downloading to whoever is given.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 CHUNK = 16 * 2**20
@@ -16,52 +17,68 @@ SHARE = 0.5
 """Share of the memory available that a network may take in the page cache."""
 
 
-def prefetch(source: str, revision: str | None) -> threading.Thread | None:
-    """Begin to read a network's weights, in a thread of its own.
+class Prefetch:
+    """A thread that brings a network's files and reads its weights; it ends with the process, whatever it is at.
 
     Args:
-        source: a directory, or a repository of the hub.
-        revision: of the repository.
+        bring: makes sure that the files are here, and returns their folder; None where they are to be brought later.
 
-    Returns:
-        The thread; None where there is nothing to read, or no room to keep it.
+    Attributes:
+        error: what bringing them met.
     """
-    files = weights(source, revision)
-    if not files or sum(file.stat().st_size for file in files) > SHARE * _available():
-        return None
-    thread = threading.Thread(target=_read, args=(files,), name="prefetch", daemon=True)
-    thread.start()
-    return thread
 
+    def __init__(self, bring: Callable[[], Path | None]) -> None:
+        self._bring = bring
+        self.error: Exception | None = None
+        self._brought = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+        self._thread.start()
 
-def weights(source: str, revision: str | None) -> list[Path]:
-    """Return the files of weights that lie on this machine, none where the network is not here yet."""
-    folder = Path(source)
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
+    @property
+    def over(self) -> bool:
+        """Whether it is brought, or not to be."""
+        return self._brought.is_set()
 
+    def wait(self) -> None:
+        """Wait until the files are brought, or are not to be; reading them may go on."""
+        self._brought.wait()
+
+    def join(self) -> None:
+        """Wait until all is done."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        folder = None
         try:
-            config = try_to_load_from_cache(source, "config.json", revision=revision or "main")
-        except Exception:  # a name that is none of the hub's
-            return []
-        if not isinstance(config, str):
-            return []
-        folder = Path(config).parent
-    return sorted(folder.glob("*.safetensors"))
+            folder = self._bring()
+        except Exception as error:
+            self.error = error
+        finally:
+            self._brought.set()
+        if folder is not None:
+            read_ahead(folder)
 
 
-def _read(files: list[Path]) -> None:
-    buffer = bytearray(CHUNK)
-    for file in files:
-        try:
-            with file.open("rb", buffering=0) as stream:
-                while stream.readinto(buffer):
-                    pass
-        except OSError:
-            return
+def read_ahead(folder: Path) -> int:
+    """Read a folder's weights, if half of the free memory can hold them. Returns how many bytes were read."""
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        if sum(file.stat().st_size for file in files) > SHARE * available_bytes():
+            return 0
+        return sum(_read(file) for file in files)
+    except OSError:  # a file that went away meanwhile
+        return 0
 
 
-def _available() -> int:
+def _read(file: Path) -> int:
+    buffer, total = bytearray(CHUNK), 0
+    with file.open("rb", buffering=0) as stream:
+        while read := stream.readinto(buffer):
+            total += read
+    return total
+
+
+def available_bytes() -> int:
     """Return how many bytes of memory could be taken now, as far as the system tells."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
