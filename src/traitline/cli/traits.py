@@ -1,6 +1,7 @@
 """The commands for traits: `traits list`, `show`, `check`, `new`.
 
-Knows how a trait's texts are shown and what a new trait file begins with. Leaves the schema and the checks to `traits/`.
+Knows how a trait's texts are shown and what a new trait file begins with. Leaves the schema, the checks, and drafting with a
+model to `traits/`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from traitline.cli.console import JsonOption, new_file, print_json, print_table, say
+from traitline.cli.console import JsonOption, new_file, note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from traitline.traits import Trait
@@ -87,29 +88,93 @@ def check(trait: TraitArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and underscores.")],
+    describe: Annotated[str | None, typer.Option(help="What the trait means, in your own words.")] = None,
+    with_: Annotated[
+        str | None,
+        typer.Option("--with", metavar="MODEL", help="The chat model that drafts it: openai:MODEL or local:PATH_OR_HUB_ID."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="NAME.yaml")] = None,
+    max_requests: Annotated[int, typer.Option(min=1, help="Stop after so many requests to the model.")] = 150,
+    review: Annotated[bool, typer.Option(help="Have the model look its own draft over.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a trait file of your own, with a placeholder for every text; `traits check` tells which are left."""
-    from pydantic import TypeAdapter, ValidationError
+    """Begin a trait file of your own: a skeleton to fill in or, with a model, a full draft that is checked.
 
+    A draft is kept as NAME.draft.yaml until it is finished; the same command goes on with it. Ends with 1 if the check of the
+    finished file finds errors.
+    """
     from traitline.errors import InputError
-    from traitline.files import write_whole
-    from traitline.traits.trait import Name
+    from traitline.traits.authoring import check_name
 
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as error:
-        raise InputError(
-            f"{name[:80]!r} cannot name a trait; use a lower-case letter, then up to 63 of a-z, 0-9 and _, as in 'vain'"
-        ) from error
+    check_name(name)
     path = new_file(out or Path(f"{name}.yaml"))
-    write_whole(path, SKELETON.read_text(encoding="utf-8").replace("NAME", name))
+    if with_ is None:
+        _skeleton(name, path, describe, as_json)
+        return
+    if describe is None:
+        raise InputError('say what the trait means with --describe "...", for the model to go by')
+    _draft(name, describe, with_, path, max_requests, review, as_json)
+
+
+def _skeleton(name: str, path: Path, describe: str | None, as_json: bool) -> None:
+    """Write a file with a placeholder for every text."""
+    import json
+
+    from traitline.files import write_whole
+
+    text = SKELETON.read_text(encoding="utf-8").replace("NAME", name)
+    if describe and describe.strip():
+        text = text.replace(f"<what counts as {name}, what not>", json.dumps(" ".join(describe.split()), ensure_ascii=False))
+    write_whole(path, text)
     if as_json:
         print_json({"file": path.resolve()})
         return
     say(path.resolve())
     say("replace every <placeholder>, then run 'traitline traits check' on the file")
+
+
+def _draft(name: str, describe: str, model: str, path: Path, max_requests: int, review: bool, as_json: bool) -> None:
+    """Have a model write the file, then say what was found."""
+    from dataclasses import asdict
+
+    from traitline.cli.progress import progress
+    from traitline.traits.authoring import draft, make_writer, planned_requests
+    from traitline.traits.authoring.pages import lines
+
+    planned = planned_requests(name, describe, path, review=review)
+    writer = make_writer(model)
+    note(
+        f"drafting {name!r} with {writer.name}: {planned} requests if every answer can be used; what cannot is asked for "
+        f"again, up to {max_requests} requests in all (--max-requests)"
+    )
+    with progress(planned, batch=1) as settle:
+        done = draft(name, describe, writer, path=path, max_requests=max_requests, review=review, progress=settle)
+    errors = sum(one.level == "error" for one in done.findings)
+    warnings = len(done.findings) - errors
+    if as_json:
+        found = {"file": done.path.resolve(), "models": done.models, "requests": done.requests, "spent": writer.spent or None}
+        found |= {"errors": errors, "warnings": warnings, "findings": [asdict(one) for one in done.findings]}
+        print_json({**found, "look_at": [asdict(one) for one in done.look], "not_reviewed": done.skipped})
+    else:
+        say(done.path.resolve())
+        where = lines(done.path.read_text(encoding="utf-8"))
+        for finding in done.findings:
+            say(f"  {_place(done.path, where.get(finding.where))}  {finding.level} in {finding.where}: {finding.message}")
+        say(f"{name}: {errors} errors, {warnings} warnings")
+        for kind in dict.fromkeys(one.kind for one in done.look):
+            say(f"to look at, {kind}:")
+            for look in (one for one in done.look if one.kind == kind):
+                say(f"  {_place(done.path, look.line)}  {look.where}: {look.message}" if look.where else f"  {look.message}")
+        for part in done.skipped:
+            note(f"the model gave nothing of use for {part}")
+        spent = f" (this call: {writer.spent})" if writer.spent else ""
+        say(f"{done.requests} requests{spent}; read the file before you use it, then run 'traitline traits check' on it")
+    if errors:
+        raise typer.Exit(1)
+
+
+def _place(path: Path, line: int | None) -> str:
+    return path.name if line is None else f"{path.name}:{line}"
 
 
 def _load(name: str) -> Trait:

@@ -152,10 +152,14 @@ def _placeholders(trait: Trait) -> Iterator[Finding]:
         if where.startswith("rubrics."):
             for blank in _BLANKS:
                 text = text.replace(blank, "")
-        for pattern in _PLACEHOLDERS:
-            for match in pattern.finditer(text):
-                if not _is_tag(match[0], text):
-                    yield Finding("error", where, f"the placeholder {match[0]!r} was left in; write the text")
+        for found in left_in(text):
+            yield Finding("error", where, f"the placeholder {found!r} was left in; write the text")
+
+
+def left_in(text: str) -> list[str]:
+    """Return the placeholders that stand in a text, such as `[insert name]` or `TODO`."""
+    found = (match[0] for pattern in _PLACEHOLDERS for match in pattern.finditer(text))
+    return [one for one in found if not _is_tag(one, text)]
 
 
 def _is_tag(match: str, text: str) -> bool:
@@ -200,7 +204,7 @@ def _contrasts(trait: Trait) -> Iterator[Finding]:
             if normalised(contrast.positive) == normalised(contrast.negative):
                 yield Finding("error", where, "the positive and the negative side are the same; make them opposites")
             else:
-                yield from (Finding("warning", where, message) for message in _lopsided(contrast))
+                yield from (Finding("warning", where, message) for message in lopsided(contrast))
         yield from _copied_contrasts(name, texts.contrasts)
 
 
@@ -220,7 +224,7 @@ def _copied_contrasts(name: str, contrasts: Sequence[Contrast]) -> Iterator[Find
                 yield Finding("error", f"{name}-contrast-{i:02d}", message)
 
 
-def _lopsided(contrast: Contrast) -> Iterator[str]:
+def lopsided(contrast: Contrast) -> Iterator[str]:
     """Say in what, beside the trait, the two sides of a contrast differ."""
     sides = (contrast.positive, contrast.negative)
     few, many = sorted(len(words(side)) for side in sides)
