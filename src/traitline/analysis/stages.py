@@ -7,7 +7,7 @@ that a difference is the network's. Leaves the tests to `significance.py`, and g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,16 @@ COLUMNS = [
 
 
 def stage_table(
-    rows: pd.DataFrame, told: pd.DataFrame, projections: pd.DataFrame, order: Sequence[str], *, lineage: str = "", seed: int = 0
+    rows: pd.DataFrame,
+    told: pd.DataFrame,
+    projections: pd.DataFrame,
+    order: Sequence[str],
+    *,
+    parents: Mapping[str, str | None] | None = None,
+    lineage: str = "",
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare the baseline answers of every stage with those of the stage before it.
+    """Compare the baseline answers of every stage with those of the stage that it was trained from.
 
     Rows are averaged within a question, missing scores left out. Deltas are over the questions that both stages have, with
     the percentile interval over questions and the two-sided sign-flip p; the first stage has none.
@@ -40,6 +47,8 @@ def stage_table(
         projections: `target, trait, strategy, question_id, layer, projection`; may be empty. `projection` is the mean along
             the last checkpoint's vector, as a share of the stage's activation norm.
         order: the stages, the last checkpoint first.
+        parents: the stage that each was trained from, None where that is the first; each is compared with the closest one
+            that was measured. Where left out, each was trained from the one before it.
         lineage: their lineage.
         seed: seed of the bootstrap.
 
@@ -53,12 +62,13 @@ def stage_table(
         own = projections[(projections["trait"] == trait) & (projections["strategy"] == strategy)]
         instructed = told[(told["trait"] == trait) & (told["strategy"] == strategy)] if len(told) else told
         for layer in layers:
-            before: dict[str, pd.Series] | None = None
-            previous = ""
+            done: dict[str, dict[str, pd.Series]] = {}
             for stage in order:
                 here = part[part["target"] == stage]
                 if here.empty:
                     continue
+                previous = _ancestor(stage, order[0], parents, list(done))
+                before = done.get(previous)
                 found = {
                     "trait": _by_question(here, "trait_score"),
                     "coherence": _by_question(here, "coherence"),
@@ -78,11 +88,21 @@ def stage_table(
                         **(_change(found, before, seed) if before is not None else {}),
                     }
                 )
-                before, previous = found, stage
+                done[stage] = found
     table = pd.DataFrame(records).reindex(columns=COLUMNS)
     family = [table["trait"], table["strategy"], table["projection_layer"]]
     table["p_adjusted_trait"] = table.groupby(family, dropna=False, sort=False)["p_trait"].transform(holm)
     return table
+
+
+def _ancestor(stage: str, first: str, parents: Mapping[str, str | None] | None, done: Sequence[str]) -> str:
+    """Return the closest of the stages before that a stage was trained from; empty where there is none."""
+    if parents is None:
+        return done[-1] if done else ""
+    parent = parents.get(stage) or first
+    while parent not in done and parent != first:
+        parent = parents.get(parent) or first
+    return parent if parent in done else ""
 
 
 def _by_question(rows: pd.DataFrame, column: str) -> pd.Series:

@@ -94,6 +94,21 @@ def size(number: float) -> str:
     return f"{number:.1f} TB"
 
 
+def rounded(number: int) -> str:
+    """Return a number as it is, or with three digits where it is a large one: 5,240, 731 k, 46.8 M."""
+    if number < 100_000:
+        return count(number)
+    unit, scale = next((unit, scale) for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if number >= scale)
+    return f"{number / scale:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def new_file(path: Path) -> Path:
     """Return a path that does not exist yet.
 

@@ -73,13 +73,17 @@ class Meter:
 
     def phrase(self) -> str:
         """Return the time left in words."""
-        left = self.seconds_left()
-        if left is None:
-            return "time left not known yet"
-        if left < 60:
-            return f"about {max(5, 5 * math.ceil(left / 5))} s left" if self.done < self.total else "done"
-        hours, minutes = divmod(math.ceil(left / 60), 60)
-        return f"about {hours} h {minutes:02d} min left" if hours else f"about {minutes} min left"
+        return time_left(self.seconds_left()) if self.done < self.total else "done"
+
+
+def time_left(seconds: float | None) -> str:
+    """Return a time left in words."""
+    if seconds is None:
+        return "time left not known yet"
+    if seconds < 60:
+        return f"about {max(5, 5 * math.ceil(seconds / 5))} s left"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"about {hours} h {minutes:02d} min left" if hours else f"about {minutes} min left"
 
 
 class _TimeLeft(ProgressColumn):

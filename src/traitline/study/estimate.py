@@ -1,14 +1,13 @@
 """How much work a plan is, before any of it is done: rows, tokens, judge calls, bytes, and what the statistics can show.
 
 Works offline and loads no model. What cannot be known (a download's size, a rate, a price) is None, never 0. Leaves what
-judging costs to `costs.py`.
+judging costs to `costs.py`, GPU time, downloads and disk to `resources.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from traitline.analysis.significance import minimum_detectable_effect, smallest_p
@@ -17,6 +16,7 @@ from traitline.study.config import FORCED
 from traitline.study.costs import Rows, in_usd, judging_cost, judging_note, labelling_cost
 from traitline.study.facets import facet_calls, facet_rows
 from traitline.study.plan import Cell, Identity, Network, Plan
+from traitline.study.resources import MEASURED_ON, download_bytes, gpu_seconds, refusals, vector_bytes
 
 ROW_BYTES, TOKEN_BYTES = 60, 4
 """Disk bytes of one response row and of each new token. The demo's rows take 63 bytes in all, its texts being much alike; four
@@ -34,9 +34,10 @@ class Effort:
         tokens: new tokens, at most.
         judge_calls: judgements asked for, at most (trait and coherence are two; a judge with a cache asks nothing twice).
         judge_tokens: tokens sent to an API and received, roughly; 0 where the judge runs here.
-        download_bytes: weights to fetch; None where it cannot be known offline.
-        disk_bytes: size of the response files, roughly.
-        gpu_seconds: None without a measured rate; 0 where everything runs on the CPU.
+        download_bytes: weights to fetch; None where the lineage does not tell their size.
+        disk_bytes: size of the run directory, roughly; of vectors, where the lineage tells width and depth.
+        gpu_seconds: on the GPU of `resources.MEASURED_ON`, judging left out; None where the lineage does not tell its
+            parameters, 0 on the embedded lineage.
         money: US dollars for judging; None without a price; 0 where the judge runs here.
     """
 
@@ -107,10 +108,6 @@ def _rows(plan: Plan, network: Network, cell: Cell, phase: str) -> Any:
 
 
 def _effort(plan: Plan, phase: str, costs: tuple[Spending, Spending], rows: int, length: int, calls: int) -> Effort:
-    networks = plan.targets if phase == "transfer" else plan.checkpoints
-    local = all(network.revision is None for network in networks)
-    on_nano = plan.lineage.name == "nano"
-    fetched = 0 if local or phase == "evaluate" or not networks else None  # evaluate uses what elicit has loaded
     judges = (plan.config.judge, plan.config.facet_judge)
     money = [in_usd(judge, plan.config, cost) for judge, cost in zip(judges, costs, strict=True)]
     return Effort(
@@ -118,9 +115,9 @@ def _effort(plan: Plan, phase: str, costs: tuple[Spending, Spending], rows: int,
         tokens=rows * length,
         judge_calls=calls,
         judge_tokens=sum(cost.tokens for cost in costs),
-        download_bytes=fetched,
-        disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length),
-        gpu_seconds=0.0 if on_nano else None,
+        download_bytes=download_bytes(plan, phase),
+        disk_bytes=rows * (ROW_BYTES + TOKEN_BYTES * length) + (vector_bytes(plan) if phase == "elicit" else 0),
+        gpu_seconds=gpu_seconds(plan, phase, rows * length),
         money=None if None in money else sum(filter(None, money)),
     )
 
@@ -176,13 +173,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "phases": phases,
         "total": total,
         "judging": judging_note(plan.config),
+        "gpu": MEASURED_ON if total["gpu_seconds"] else None,
+        "refused": refusals(plan),
         "power": power(plan),
     }
-
-
-def disk_free_bytes(out: Path) -> int:
-    """Return the free bytes of the disk that a run directory is or would be on."""
-    import shutil
-
-    folder = next(parent for parent in [out.absolute(), *out.absolute().parents] if parent.exists())
-    return shutil.disk_usage(folder).free
