@@ -18,6 +18,7 @@ from traitline.errors import ModelError
 from traitline.models import downloads, load_model, snapshots
 from traitline.models.disk import Disk, Held
 from traitline.models.downloads import Download, Snapshot, fetch, look
+from traitline.models.retries import ATTEMPTS
 from traitline.models.snapshots import Listing
 
 REPO = "org/model"
@@ -195,7 +196,7 @@ def test_a_file_that_always_comes_broken_is_named_with_what_was_found(hub: FakeH
         ModelError, match=rf"{SHARDS[0]} of org/model at step1, tried 5 times.*sha256 {right}, found (?!{right})"
     ):
         fetch(REPO, "step1")
-    assert hub.requests(SHARDS[0], method="GET") == downloads.ATTEMPTS
+    assert hub.requests(SHARDS[0], method="GET") == ATTEMPTS
     assert not (snapshots.repository(REPO) / "blobs" / right).exists()
 
 

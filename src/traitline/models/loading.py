@@ -18,7 +18,8 @@ from torch import nn
 
 from traitline.errors import ModelError, nearest
 from traitline.models.blocks import find_blocks
-from traitline.models.downloads import Snapshot, revisions
+from traitline.models.downloads import Snapshot
+from traitline.models.retries import revisions
 from traitline.models.snapshots import cached_commit
 
 

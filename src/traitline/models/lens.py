@@ -1,0 +1,258 @@
+"""The logit lens: which tokens a direction of the residual stream speaks for, by a network's final norm and unembedding.
+
+The final norm divides by the length of what it is given, so it is linear only along rays. Here it is made linear by its weight
+alone: the direction, scaled to root mean square 1 as the norm would do, times the norm's gain, times the unembedding. Its bias,
+which is the same for every direction, and the pull of the state that a vector would be added to are left out. The gain is
+measured by applying the norm, so that no architecture's way of storing it has to be known. Knows which tokens are no words of
+any language. Leaves what tokens tell of a trait to `analysis/semantics.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from traitline.errors import InputError, ModelError
+from traitline.models.loading import Model
+
+SPECIAL, UNUSED, FRAGMENT, BLANK, UNDERTRAINED = GARBAGE = ("special", "unused", "fragment", "blank", "undertrained")
+"""Why a token is left out: it has a meaning for the software, none at all, is a part of a character, has neither letter nor
+digit, or was met so seldom in training that its unembedding says nothing."""
+NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "final_norm", "norm_f")
+ROWS_AT_ONCE = 16_384
+PROBE = 1e3
+"""Length of the norm's probes, beside which its epsilon is nothing."""
+FAR_BELOW = 5.0
+"""Robust standard deviations of log length under the median from which an unembedding counts as undertrained."""
+ALIKE = 0.99
+"""Cosine to the unembeddings of tokens that were never met from which another one counts as undertrained."""
+_RESERVED = re.compile(r"^[<\[|]+\W*(unused|reserved|extra_id|extra|padding|placeholder|dummy)", re.IGNORECASE)
+_BYTE = re.compile(r"^<0x[0-9A-Fa-f]{2}>$")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """What turns directions into logits.
+
+    Attributes:
+        unembedding: the network's own, [vocabulary, hidden], where and in which type it lies.
+        gain: of the final norm, float32 [hidden].
+        removes_mean: whether the final norm takes the mean over the hidden dimension away.
+        texts: what each token says.
+        garbage: per token, why it is left out; empty where it is kept.
+        lengths: L2 norm of each token's unembedding as the residual stream meets it, the mean over kept tokens taken away,
+            float32 [vocabulary]: the standard deviation of its logit over random directions.
+    """
+
+    unembedding: torch.Tensor
+    gain: Floats
+    removes_mean: bool
+    texts: tuple[str, ...]
+    garbage: tuple[str, ...]
+    lengths: Floats
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which tokens are no garbage, [vocabulary]."""
+        return np.array([not why for why in self.garbage], dtype=np.bool_)
+
+    def logits(self, directions: NDArray[np.floating[Any]]) -> Floats:
+        """Return the logit of every token, float32 [k, vocabulary], the mean over kept tokens taken away.
+
+        Args:
+            directions: [k, hidden], of any length: each is scaled to root mean square 1.
+
+        Raises:
+            InputError: directions of another width, or one that is zero or not finite.
+        """
+        given = np.asarray(directions, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] != len(self.gain):
+            raise InputError(f"directions are [k, hidden] with hidden {len(self.gain)}; these are {list(given.shape)}")
+        if self.removes_mean:
+            given = given - given.mean(axis=1, keepdims=True)
+        lengths = np.linalg.norm(given, axis=1, keepdims=True)
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            raise InputError("a direction is zero or not finite, so there is nothing to read from it; leave it out")
+        met = given / lengths * np.sqrt(given.shape[1]) * self.gain
+        logits = _products(self.unembedding, met.astype(np.float32))
+        kept = self.kept
+        centred: Floats = logits - logits[:, kept].mean(axis=1, keepdims=True) if kept.any() else logits
+        return centred
+
+    def scores(self, logits: Floats) -> Floats:
+        """Return logits in standard deviations of each token's logit over random directions, [k, vocabulary].
+
+        Tokens with long unembeddings have high and low logits under every direction; ranked so, they do not crowd out others.
+        """
+        scores: Floats = np.divide(logits, self.lengths, out=np.zeros_like(logits), where=self.lengths > 0)
+        return scores
+
+
+@torch.inference_mode()
+def lens(model: Model) -> Lens:
+    """Return the logit lens of a network.
+
+    Raises:
+        ModelError: its final norm or unembedding cannot be found, or do not fit together.
+    """
+    head: Any = model.network.get_output_embeddings()
+    unembedding: Any = getattr(head, "weight", None)
+    if unembedding is None or unembedding.ndim != 2 or unembedding.shape[1] != model.hidden:
+        raise ModelError(
+            f"{type(model.network).__name__} has no unembedding [vocabulary, {model.hidden}] that reads its residual stream, "
+            "so its vectors have no logit lens"
+        )
+    gain, removes_mean = _gain(_final_norm(model), model.hidden)
+    rows, texts = int(unembedding.shape[0]), _texts(model.tokenizer, int(unembedding.shape[0]))
+    garbage = _unspeakable(model.tokenizer, texts)
+    named = np.array([not why for why in garbage], dtype=np.bool_)
+    mean = _mean(unembedding, named)
+    lengths = _lengths(unembedding, mean, gain, removes_mean)
+    for i in np.flatnonzero(named & _undertrained(unembedding, lengths, named, np.array([w == UNUSED for w in garbage]))):
+        garbage[i] = UNDERTRAINED
+    kept = np.array([not why for why in garbage], dtype=np.bool_)
+    if not kept.any():
+        raise ModelError(f"none of the {rows} tokens of {model.source!r} is a word or a part of one")
+    lengths = _lengths(unembedding, _mean(unembedding, kept), gain, removes_mean)
+    return Lens(unembedding, gain, removes_mean, tuple(text for _, text in texts), tuple(garbage), lengths)
+
+
+def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, int]:
+    """Return the token of each word that is one token, as it stands within a text; other words are left out."""
+    found = {}
+    for word in words:
+        for text in (f" {word}", word):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(ids) == 1:
+                found[word] = int(ids[0])
+                break
+    return found
+
+
+def _final_norm(model: Model) -> nn.Module:
+    """Return the norm that stands beside the list of the blocks."""
+    first = model.blocks[0]
+    for parent in model.network.modules():
+        if any(isinstance(child, nn.ModuleList) and len(child) and child[0] is first for child in parent.children()):
+            for name in NORMS:
+                found = getattr(parent, name, None)
+                if isinstance(found, nn.Module):
+                    return found
+    raise ModelError(
+        f"cannot find the final norm of {type(model.network).__name__}: looked beside its blocks for {', '.join(NORMS)}. Add "
+        "its name to traitline/models/lens.py"
+    )
+
+
+def _gain(norm: nn.Module, hidden: int) -> tuple[Floats, bool]:
+    """Return the gain of a norm, [hidden], and whether it takes the mean away, measured on probes of root mean square 1."""
+    probed: Any = copy.deepcopy(norm).float()
+    place = next(iter([*probed.parameters(), *probed.buffers()]), torch.empty(0)).device
+    signs = torch.ones(hidden, device=place)
+    signs[::2] = -1
+    if hidden % 2:
+        signs[-1] = 0  # so that the mean is 0
+    probes = torch.stack([signs, -signs, torch.ones_like(signs)]) * PROBE
+    up, down, level = probed(probes[:, None]).float()[:, 0]
+    scale = signs.square().mean().sqrt()
+    gain, bias = (up - down) / 2 * signs * scale, (up + down) / 2
+    if hidden % 2:
+        gain[-1] = gain[:-1].mean()
+    removes = bool(torch.allclose(level, bias, atol=1e-3 * float(gain.abs().max())))
+    return gain.cpu().numpy().astype(np.float32), removes
+
+
+def _texts(tokenizer: Any, rows: int) -> list[tuple[str, str]]:
+    """Return (the tokenizer's own name, the text) of every row of the unembedding; both empty where there is no token."""
+    known = min(rows, len(tokenizer))
+    names = [name or "" for name in tokenizer.convert_ids_to_tokens(list(range(known)))]
+    decoded = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
+    texts = [
+        f" {text}" if name[:1] in ("\u2581", " ") and not text.startswith(" ") else text  # decoding may strip the first space
+        for name, text in zip(names, decoded, strict=True)
+    ]
+    return [*zip(names, texts, strict=True), *[("", "")] * (rows - known)]
+
+
+def _unspeakable(tokenizer: Any, texts: Sequence[tuple[str, str]]) -> list[str]:
+    """Return why each token is left out by its text alone."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if getattr(token, "special", False))}
+    found = []
+    for i, (name, text) in enumerate(texts):
+        if not name or _RESERVED.match(name):
+            found.append(UNUSED)
+        elif i in special:
+            found.append(SPECIAL)
+        elif "\ufffd" in text or _BYTE.match(name):
+            found.append(FRAGMENT)
+        else:
+            found.append("" if any(character.isalnum() for character in text) else BLANK)
+    return found
+
+
+def _undertrained(
+    unembedding: torch.Tensor, lengths: Floats, named: NDArray[np.bool_], unused: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Tell which tokens were hardly trained: far shorter than the others, or like those that were never met."""
+    logs = np.log(np.maximum(lengths, np.finfo(np.float32).tiny))
+    middle = np.median(logs[named]) if named.any() else 0.0
+    spread = 1.4826 * np.median(np.abs(logs[named] - middle)) if named.any() else 0.0
+    short: NDArray[np.bool_] = logs < middle - FAR_BELOW * spread if spread else lengths <= 0
+    if unused.sum() < 2:
+        return short
+    rows = [_float(unembedding[torch.from_numpy(np.flatnonzero(unused)).to(unembedding.device)])]
+    units = rows[0] / np.maximum(np.linalg.norm(rows[0], axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    centre = units.mean(axis=0)
+    if np.linalg.norm(centre) < ALIKE:  # they were left where they began, each elsewhere
+        return short
+    cosines = [
+        _float(part) @ centre / np.maximum(np.linalg.norm(_float(part), axis=1), np.finfo(np.float32).tiny)
+        for part in torch.split(unembedding, ROWS_AT_ONCE)
+    ]
+    alike: NDArray[np.bool_] = short | (np.concatenate(cosines) / np.linalg.norm(centre) > ALIKE)
+    return alike
+
+
+def _mean(unembedding: torch.Tensor, kept: NDArray[np.bool_]) -> Floats:
+    """Return the mean unembedding of the kept tokens, [hidden]."""
+    total = np.zeros(int(unembedding.shape[1]))
+    for start in range(0, len(kept), ROWS_AT_ONCE):
+        part = _float(unembedding[start : start + ROWS_AT_ONCE])
+        total += part[kept[start : start + ROWS_AT_ONCE]].sum(axis=0, dtype=np.float64)
+    mean: Floats = (total / max(int(kept.sum()), 1)).astype(np.float32)
+    return mean
+
+
+def _lengths(unembedding: torch.Tensor, mean: Floats, gain: Floats, removes_mean: bool) -> Floats:
+    """Return the length of each unembedding as the residual stream meets it, the mean taken away, [vocabulary]."""
+    found = []
+    for part in torch.split(unembedding, ROWS_AT_ONCE):
+        rows = (_float(part) - mean) * gain
+        found.append(np.linalg.norm(rows - rows.mean(axis=1, keepdims=True) if removes_mean else rows, axis=1))
+    lengths: Floats = np.concatenate(found).astype(np.float32)
+    return lengths
+
+
+def _products(unembedding: torch.Tensor, directions: Floats) -> Floats:
+    """Return [k, vocabulary], in float32, a part of the unembedding after the other."""
+    met = torch.from_numpy(directions).to(unembedding.device)
+    with torch.inference_mode():
+        parts = [(met @ part.float().T).cpu().numpy() for part in torch.split(unembedding.detach(), ROWS_AT_ONCE)]
+    products: Floats = np.concatenate(parts, axis=1)
+    return products
+
+
+def _float(rows: torch.Tensor) -> Floats:
+    array: Floats = rows.detach().float().cpu().numpy()
+    return array
