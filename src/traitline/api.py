@@ -22,19 +22,23 @@ from traitline.judges.base import Annotator
 from traitline.judges.facets import make_facet_judge
 from traitline.lineages import Checkpoint, Lineage
 from traitline.models import Calibration, Generation, Model, Prompt, Row, calibrate, capture_rows, encode, generate_rows
+from traitline.models.divergence import Divergence
+from traitline.models.generate import Intervention, Positions
 from traitline.models.prompts import encode_response
 from traitline.models.stream import Step, stream_rows
-from traitline.study.config import Evaluation, Sampling, StudyConfig
+from traitline.study.config import Elicitation, Evaluation, Sampling, StudyConfig
 from traitline.study.elicit import generate_table, score_table
 from traitline.study.plan import Cell, Network, Plan, batches, derived_seed
 from traitline.traits import Trait, load_trait
 from traitline.vectors import PersonaVector, Provenance, Steer
 from traitline.vectors.calibration import calibration_texts
+from traitline.vectors.dose import KL
 from traitline.vectors.estimators import accepted
 from traitline.vectors.extract import VECTORS, ControlSeeds, extract_arrays
 from traitline.vectors.projection import Axis, axis
 
 _calibrations: WeakKeyDictionary[Model, Calibration] = WeakKeyDictionary()
+_kl_doses: WeakKeyDictionary[Model, dict[tuple[bytes, int, float, Positions], Intervention]] = WeakKeyDictionary()
 
 
 def trait(name: str | Path) -> Trait:
@@ -291,15 +295,31 @@ def _rows(
     steers = [steer] * len(prompts) if steer is None or isinstance(steer, Steer) else list(steer)
     if len(steers) != len(prompts):
         raise InputError(f"{len(prompts)} prompts but {len(steers)} steers; give one (or None) per prompt, or one for all")
-    for one in steers:
-        if one is not None:
-            _check_fit(model, one.vector)
-    needed = any(one is not None and one.dose == "norm" for one in steers)
-    norms = _calibration(model).norms if needed else np.ones(model.layers + 1, dtype=np.float32)
+    resolved = _resolved(model, {one for one in steers if one is not None})
     return [
-        Row(encode(model, prompt), key, one.resolve(norms) if one is not None else None)
+        Row(encode(model, prompt), key, resolved[one] if one is not None else None)
         for prompt, key, one in zip(prompts, noise_keys, steers, strict=True)
     ]
+
+
+def _resolved(model: Model, steers: set[Steer]) -> dict[Steer, Intervention]:
+    """Return what each steer does to a model; the coefficient of a kl dose is looked for once."""
+    meters: dict[Positions, Divergence] = {}
+    found: dict[Steer, Intervention] = {}
+    for one in steers:
+        _check_fit(model, one.vector)
+        norms = np.ones(model.layers + 1, dtype=np.float32) if one.dose == "raw" else _calibration(model).norms
+        if one.dose != KL:
+            found[one] = one.resolve(norms)
+            continue
+        known = _kl_doses.setdefault(model, {})
+        key = (one.vector.at(one.layer).tobytes(), one.layer, one.coef, one.positions)
+        if key not in known:
+            if one.positions not in meters:
+                meters[one.positions] = Divergence(model, _neutral(model), one.positions)
+            known[key] = one.resolve(norms, meters[one.positions])
+        found[one] = known[key]
+    return found
 
 
 def _check_fit(model: Model, vector: PersonaVector) -> None:
@@ -313,9 +333,14 @@ def _check_fit(model: Model, vector: PersonaVector) -> None:
 def _calibration(model: Model) -> Calibration:
     """Measure a model's activation norms once."""
     if model not in _calibrations:
-        texts = _nano_texts() if _is_nano(model) else calibration_texts()
-        _calibrations[model] = calibrate(model, [encode(model, text) for text in texts])
+        _calibrations[model] = calibrate(model, _neutral(model))
     return _calibrations[model]
+
+
+def _neutral(model: Model) -> list[list[int]]:
+    """Return the calibration texts as token ids."""
+    texts = _nano_texts() if _is_nano(model) else calibration_texts()
+    return [encode(model, text) for text in texts]
 
 
 def _is_nano(model: Model) -> bool:
@@ -343,7 +368,7 @@ def _single(model: Model, trait: Trait, strategy: str, sampling: Sampling, seed:
         strategies=(strategy,),
         judge="given",
         seed=seed,
-        elicit=sampling,
+        elicit=Elicitation(**sampling.model_dump()),
         evaluate=Evaluation(layers=(1,), coefs=(1.0,)),
     )
     lineage = Lineage(name=Path(model.source).name, description="", checkpoints=(checkpoint,), descendants=())

@@ -36,6 +36,7 @@ class Dose(StrEnum):
 
     norm = "norm"
     raw = "raw"
+    kl = "kl"
 
 
 def extract(

@@ -40,7 +40,12 @@ def steer(
         list[float] | None,
         typer.Option(help="A coefficient; repeat for more. Negative ones steer away.", show_default="0.3 and 0.6"),
     ] = None,
-    dose: Annotated[Dose, typer.Option(help="norm: times activation norm and unit vector; raw: times the vector.")] = Dose.norm,
+    dose: Annotated[
+        Dose,
+        typer.Option(
+            help="norm: times activation norm and unit vector; raw: times the vector; kl: nats by which the next token moves."
+        ),
+    ] = Dose.norm,
     positions: Annotated[Positions, typer.Option(help="Which positions are steered.")] = Positions.response,
     revision: RevisionOption = None,
     max_new_tokens: LengthOption = 64,

@@ -57,8 +57,8 @@ class Divergence:
 
     Args:
         model: the network.
-        texts: token ids of neutral texts. The first of them are read, until `ENOUGH` positions are steered; those too short
-            to have a response are left out.
+        texts: token ids of neutral texts. The first of them are read, those of full length before others, until `ENOUGH`
+            positions are steered; those too short to have a response are left out.
         positions: which are steered, and read: `response` is everything from the last of the first `PROMPT` tokens on;
             with `prompt` and `all`, texts are prompts, and every token is steered.
 
@@ -72,9 +72,9 @@ class Divergence:
         self._model, self.positions = model, positions
         self._start = PROMPT - 1 if positions == "response" else 0
         self.texts: list[list[int]] = []
-        for ids in (list(text[:LENGTH]) for text in texts if len(text) > PROMPT):
+        for text in sorted((text for text in texts if len(text) > PROMPT), key=lambda text: len(text) < LENGTH):
             if self.n_positions < ENOUGH:
-                self.texts.append(ids)
+                self.texts.append(list(text[:LENGTH]))
         if not self.texts:
             raise InputError(f"none of {len(texts)} neutral texts is longer than {PROMPT} tokens; give longer ones")
         self._outputs: list[Any] = []  # what each block gives for the texts without steering

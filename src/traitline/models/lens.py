@@ -28,12 +28,14 @@ SPECIAL, UNUSED, FRAGMENT, BLANK, UNDERTRAINED = GARBAGE = ("special", "unused",
 digit, or was met so seldom in training that its unembedding says nothing."""
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "final_norm", "norm_f")
 ROWS_AT_ONCE = 16_384
+TINY = float(np.finfo(np.float32).tiny)
 PROBE = 1e3
 """Length of the norm's probes, beside which its epsilon is nothing."""
 FAR_BELOW = 5.0
 """Robust standard deviations of log length under the median from which an unembedding counts as undertrained."""
-ALIKE = 0.99
-"""Cosine to the unembeddings of tokens that were never met from which another one counts as undertrained."""
+FEWEST_UNMET, TOGETHER, ALIKE = 8, 0.9, 0.6
+"""How many special and unused tokens must lie together, and within which cosine, to show where unmet tokens lie; and the cosine
+to their mean from which another token counts as undertrained. The mean over all words is taken away first."""
 _RESERVED = re.compile(r"^[<\[|]+\W*(unused|reserved|extra_id|extra|padding|placeholder|dummy)", re.IGNORECASE)
 _BYTE = re.compile(r"^<0x[0-9A-Fa-f]{2}>$")
 
@@ -118,7 +120,7 @@ def lens(model: Model) -> Lens:
     named = np.array([not why for why in garbage], dtype=np.bool_)
     mean = _mean(unembedding, named)
     lengths = _lengths(unembedding, mean, gain, removes_mean)
-    for i in np.flatnonzero(named & _undertrained(unembedding, lengths, named, np.array([w == UNUSED for w in garbage]))):
+    for i in np.flatnonzero(named & _undertrained(unembedding, mean, lengths, garbage)) if named.any() else ():
         garbage[i] = UNDERTRAINED
     kept = np.array([not why for why in garbage], dtype=np.bool_)
     if not kept.any():
@@ -201,27 +203,42 @@ def _unspeakable(tokenizer: Any, texts: Sequence[tuple[str, str]]) -> list[str]:
     return found
 
 
-def _undertrained(
-    unembedding: torch.Tensor, lengths: Floats, named: NDArray[np.bool_], unused: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Tell which tokens were hardly trained: far shorter than the others, or like those that were never met."""
-    logs = np.log(np.maximum(lengths, np.finfo(np.float32).tiny))
-    middle = np.median(logs[named]) if named.any() else 0.0
-    spread = 1.4826 * np.median(np.abs(logs[named] - middle)) if named.any() else 0.0
-    short: NDArray[np.bool_] = logs < middle - FAR_BELOW * spread if spread else lengths <= 0
-    if unused.sum() < 2:
+def _undertrained(unembedding: torch.Tensor, mean: Floats, lengths: Floats, garbage: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which tokens were hardly trained: far shorter than the others, or like those that were never met.
+
+    Tokens that training never met are only ever pushed away, all the same way: where most of the special and unused ones lie
+    together, the others near them were met as seldom (Land and Bartolo, "Fishing for Magikarp", 2024).
+
+    Args:
+        unembedding: [vocabulary, hidden].
+        mean: of the tokens that are words by their text, [hidden].
+        lengths: as the residual stream meets them, [vocabulary].
+        garbage: why tokens are left out by their text.
+    """
+    named = np.array([not why for why in garbage], dtype=np.bool_)
+    logs = np.log(np.maximum(lengths, TINY))
+    middle = float(np.median(logs[named]))
+    spread = 1.4826 * float(np.median(np.abs(logs[named] - middle)))
+    short: NDArray[np.bool_] = logs < middle - FAR_BELOW * max(spread, TINY)
+    never = np.flatnonzero([why in (SPECIAL, UNUSED) for why in garbage])[:ROWS_AT_ONCE]
+    if len(never) < FEWEST_UNMET:
         return short
-    rows = [_float(unembedding[torch.from_numpy(np.flatnonzero(unused)).to(unembedding.device)])]
-    units = rows[0] / np.maximum(np.linalg.norm(rows[0], axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    centre = units.mean(axis=0)
-    if np.linalg.norm(centre) < ALIKE:  # they were left where they began, each elsewhere
+    units = _units(_float(unembedding[torch.from_numpy(never).to(unembedding.device)]) - mean)
+    cosines = units @ units.T
+    together = units[cosines[np.median(cosines, axis=1).argmax()] > TOGETHER]
+    if len(together) < max(FEWEST_UNMET, len(never) / 2):
         return short
-    cosines = [
-        _float(part) @ centre / np.maximum(np.linalg.norm(_float(part), axis=1), np.finfo(np.float32).tiny)
-        for part in torch.split(unembedding, ROWS_AT_ONCE)
-    ]
-    alike: NDArray[np.bool_] = short | (np.concatenate(cosines) / np.linalg.norm(centre) > ALIKE)
-    return alike
+    centre = _units(together.mean(axis=0, keepdims=True))[0]
+    alike = [_units(_float(part) - mean) @ centre > ALIKE for part in torch.split(unembedding, ROWS_AT_ONCE)]
+    found: NDArray[np.bool_] = short | np.concatenate(alike)
+    return found
+
+
+def _units(rows: Floats) -> Floats:
+    """Scale rows to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: Floats = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return units
 
 
 def _mean(unembedding: torch.Tensor, kept: NDArray[np.bool_]) -> Floats:

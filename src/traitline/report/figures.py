@@ -10,11 +10,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from traitline.report.components import alone, parts, sides
 from traitline.report.curves import effect_figure
 from traitline.report.descendants import descendants
 from traitline.report.directions import crossed, heatmaps, norms, trajectories
 from traitline.report.facets import facets
+from traitline.report.matched import matched
 from traitline.report.mds import maps
+from traitline.report.meaning_figures import meanings, tokens
 from traitline.report.overview import control_bars, transfer_overview
 from traitline.report.panels import panels, targets
 from traitline.report.stages import stages
@@ -29,6 +32,7 @@ VECTORS, EFFECTS, MOVED = (
 )
 # file name, the table and column of the checkpoints that the figure is over, and who draws it
 DRAWN: tuple[tuple[str, tuple[str, str], Callable[[Run], Figure | None]], ...] = (
+    ("matched", ("matched", "vector_checkpoint"), matched),
     ("transfer-overview", MOVED, transfer_overview),
     ("controls", EFFECTS, control_bars),
     ("trajectories", VECTORS, trajectories),
@@ -37,12 +41,17 @@ DRAWN: tuple[tuple[str, tuple[str, str], Callable[[Run], Figure | None]], ...] =
     ("maps", VECTORS, maps),
     ("crossed", VECTORS, crossed),
     ("facets", ("facets", "checkpoint"), facets),
+    ("meaning", ("lens_words", "checkpoint"), meanings),
+    ("tokens", ("lens", "checkpoint"), tokens),
+    ("shared", ("strategy_parts", "checkpoint"), parts),
+    ("neutral", ("neutral_sides", "checkpoint"), sides),
 )
 # those that compare networks or strategies instead of following a line of checkpoints
 COMPARED: tuple[tuple[str, Callable[[Run], Figure | None]], ...] = (
     ("strategies", strategies),
     ("stages", stages),
     ("descendants", descendants),
+    ("components", alone),
 )
 
 

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from traitline.files import write_whole
 from traitline.report.axis import tokens_text
+from traitline.report.detection import write_detection
 from traitline.report.directions import ceilings
 from traitline.report.figures import write_figures
 from traitline.report.latex import write_latex
@@ -51,6 +52,7 @@ def write_report(run: Path) -> Path:
     for lineage in first.lineages or ("",):
         found = first if lineage == first.lineage else read_run(run, lineage)
         write_figures(found)
+        write_detection(found)
         write_latex(found)
         write_whole(run / page_name(found), render(found))
     return run / page_name(first)

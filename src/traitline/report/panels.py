@@ -35,7 +35,8 @@ class Dose:
     @property
     def label(self) -> str:
         """The dose in words."""
-        unit = {"norm": " × activation norm", "raw": " × vector"}.get(self.dose, f" ({self.dose})" if self.dose else "")
+        units = {"norm": " × activation norm", "raw": " × vector", "kl": " nats (KL)"}
+        unit = units.get(self.dose, f" ({self.dose})" if self.dose else "")
         where = "" if self.positions in ("", "response") else f", {self.positions} positions"
         return f"layer {self.layer}, {self.coef:g}{unit}{where}"
 

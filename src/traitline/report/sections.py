@@ -15,7 +15,11 @@ import pandas as pd
 
 from traitline.report import comparisons
 from traitline.report.axis import tokens_text
+from traitline.report.components import components
+from traitline.report.detection import detection_section
 from traitline.report.directions import at_layer
+from traitline.report.matched import matched_section
+from traitline.report.meaning import meaning
 from traitline.report.panels import LABELS
 from traitline.report.section import Section, Table
 from traitline.report.tables import Run, numbers, unique
@@ -39,7 +43,10 @@ SHORT = 12  # rows that a table shows without being opened
 def sections(run: Run) -> list[Section]:
     """Return the sections this run has tables for."""
     makers: tuple[Callable[[Run], Section | None], ...] = (
+        matched_section,
+        detection_section,
         *(_significance, _tails, _audit, _facets, _strategies, comparisons.stages, comparisons.reverse, _pairs, _strays),
+        *(meaning, components),
     )
     return [found for make in makers if (found := make(run)) is not None]
 

@@ -118,11 +118,13 @@ def _stages(found: Found, moved: pd.DataFrame) -> pd.DataFrame:
     told = [read_rows(found.store.contrast(cell)) for cell in cells if found.store.contrast(cell).is_file()]
     paths = [found.store.projections(stage) for stage in order]
     along = [pd.read_csv(path) for path in paths if path.is_file()]
+    parents = {one.name: one.parent for one in plan.lineage.descendants}
     return stages.stage_table(
         baseline,
         pd.concat(told, ignore_index=True) if told else pd.DataFrame(),
         pd.concat(along, ignore_index=True) if along else pd.DataFrame(columns=["layer", "trait", "strategy", "target"]),
         order,
+        parents=parents if any(parents.values()) else None,  # a lineage that tells of none lists them in order
         lineage=plan.lineage.name,
         seed=plan.config.seed,
     )

@@ -24,7 +24,7 @@ from pydantic import (
 from traitline.errors import InputError, misfit, nearest
 from traitline.judges.base import default_judge
 from traitline.traits.strategies import COMMON
-from traitline.vectors.dose import DOSES
+from traitline.vectors.dose import FEWEST_NATS, KL
 
 DATA = Path(__file__).parent / "data"
 BASELINE_FACTOR = 4
@@ -33,6 +33,8 @@ FORCED = "forced"
 """The strategy whose vectors come from one fixed set of texts at every checkpoint."""
 COMBINED = "combined"
 """The strategy whose vectors come from the pooled contrast rows of all that generate."""
+SHARED, REST, POSITIVE_SIDE, NEGATIVE_SIDE = "shared", "rest-", "positive-", "negative-"
+"""What the components of vectors are called where they are steered alone; all but the first go before a strategy's name."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -51,6 +53,14 @@ class Sampling(_Section):
     max_new_tokens: Positive = 64
     temperature: float = Field(default=1.0, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class Elicitation(Sampling):
+    """How contrast rows are generated."""
+
+    neutral: bool = False
+    """Also answer every question without an instruction, as often as on either side, to tell which side of a vector carries
+    it."""
 
 
 class Elsewhere(_Section):
@@ -90,7 +100,11 @@ class Evaluation(Sampling):
     """Coefficients; negative ones steer away from the trait."""
     where: tuple[Elsewhere, ...] = ()
     """Other layers and coefficients for some traits or networks; a later entry that fits goes before an earlier one."""
-    dose: Literal["norm", "raw"] = "norm"
+    dose: Literal["norm", "raw", "kl"] = "norm"
+    """What coefs are: shares of the activation norm, multiples of the vector, or, with `kl`, nats by which the next-token
+    distribution is moved on neutral text; each network, vector and control gets the coefficient that does it."""
+    kl_statistic: Literal["p95", "mean"] = "p95"
+    """With `kl`: what reaches the nats, the 95th percentile over positions or the mean."""
     positions: Literal["response", "prompt", "all"] = "response"
     other_rubrics: bool = True
     """Also score baseline and steered responses on the rubrics of the study's other traits."""
@@ -98,8 +112,11 @@ class Evaluation(Sampling):
     @model_validator(mode="after")
     def _no_zero(self) -> Evaluation:
         _check_place(self.layers, self.coefs)
-        if self.dose not in DOSES:
-            raise ValueError(f"no dose is called {self.dose!r}")
+        if self.dose != KL and self.kl_statistic != "p95":
+            raise ValueError(f"kl_statistic is for dose {KL!r}, and the dose is {self.dose!r}; leave it out")
+        coefs = [*self.coefs, *(coef for one in self.where for coef in one.coefs or ())]
+        if self.dose == KL and min(map(abs, coefs)) < FEWEST_NATS:
+            raise ValueError(f"with dose {KL!r} coefs are nats, of {FEWEST_NATS:g} or more: less is lost in rounding")
         return self
 
 
@@ -159,8 +176,9 @@ class StudyConfig(_Section):
     name: Name
     lineage: str
     """Packaged name, YAML file, or a folder of checkpoints."""
-    checkpoints: tuple[str, ...] = ()
-    """Revisions in order of training; the lineage's own selection where empty."""
+    checkpoints: tuple[str, ...] | Annotated[int, Field(ge=1, strict=True)] = ()
+    """Revisions in order of training; the lineage's own selection where empty. A number chooses so many, about evenly spaced in
+    the logarithm of tokens; what they are decides the results, not the number."""
     targets: tuple[str, ...] = ("last",)
     """Networks that every checkpoint's vector is transferred to: `last`, or names of descendants. Empty: no transfer."""
     traits: tuple[str, ...] = Field(min_length=1)
@@ -172,6 +190,12 @@ class StudyConfig(_Section):
     """Also apply every strategy's vectors to every other strategy's questions and to the common ones."""
     descendant_vectors: bool = False
     """Also elicit at the descendants among the targets, and apply their vectors to every target."""
+    components: bool = False
+    """Also steer every checkpoint with components of its vectors alone: on the common questions with what the strategies share
+    and with the rest of each (with `combined`), on a strategy's own with both sides of neutral (with `elicit.neutral`)."""
+    detection: bool = Field(default=False, exclude=True)
+    """Also read one fixed set of texts at every checkpoint, without the instruction, to tell when each trait is readable. May
+    be set when a run is done."""
     judge: str
     """Who scores; where left out, `nano` on the embedded lineage and else `distilled`."""
     facet_judge: str | None = None
@@ -183,11 +207,17 @@ class StudyConfig(_Section):
     device: Annotated[str, StringConstraints(pattern=r"^[a-z]+(:[0-9]+)?$")] | None = Field(default=None, exclude=True)
     """Where networks are put: a GPU if there is one, else the CPU. `auto` spreads each over all GPUs. Another one may be named
     when a run goes on."""
+    disk_gb: float | None = Field(default=None, gt=0, exclude=True)
+    """How many gigabytes of the disk downloaded checkpoints may take at once; spent ones that the run itself downloaded leave
+    to make room. No limit where left out, and then nothing is ever deleted. Another one may be named when a run goes on."""
     activation_norm: Literal["median", "mean"] = "median"
-    elicit: Sampling = Sampling()
+    elicit: Elicitation = Elicitation()
     evaluate: Evaluation
     controls: Controls = Controls()
     criteria: Criteria = Criteria()
+    matched_loss: float = Field(default=5.0, gt=0, exclude=True)
+    """Points of coherence at whose loss effects are compared across checkpoints, where there are several coefs. May be changed
+    when a run is done."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,7 +230,7 @@ class StudyConfig(_Section):
     def _consistent(self) -> StudyConfig:
         for field in ("checkpoints", "targets", "traits", "strategies"):
             values = getattr(self, field)
-            if len(set(values)) < len(values):
+            if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ValueError(f"{field} names something twice: {', '.join(values)}")
         if not self.generating:
             raise ValueError(f"strategies needs at least one besides {FORCED!r} and {COMBINED!r}, whose rows they read")
@@ -208,6 +238,10 @@ class StudyConfig(_Section):
             raise ValueError(f"{COMBINED!r} pools the rows of several strategies, and there is one: {self.generating[0]}")
         if self.compare_strategies and COMBINED not in self.strategies:
             raise ValueError(f"compare_strategies needs {COMBINED!r} among strategies, which asks the common questions")
+        if self.components and COMBINED not in self.strategies and not self.elicit.neutral:
+            raise ValueError(
+                f"components needs {COMBINED!r} among strategies, or elicit.neutral: without them there are none to steer with"
+            )
         if self.judging != Judging() and not self.by_api:
             raise ValueError(f"judging is for judges by API (openai:<model>), and the judge is {self.judge!r}; leave it out")
         if self.controls.bootstrap == 1:
@@ -222,6 +256,12 @@ class StudyConfig(_Section):
             del fields["judging"]
         if not self.evaluate.where:
             fields.get("evaluate", {}).pop("where", None)
+        if not self.components:
+            fields.pop("components", None)
+        if not self.elicit.neutral:
+            fields.get("elicit", {}).pop("neutral", None)
+        if self.evaluate.kl_statistic == "p95":
+            fields.get("evaluate", {}).pop("kl_statistic", None)
         return fields
 
     def everything(self) -> str:
@@ -242,6 +282,14 @@ class StudyConfig(_Section):
     def compared(self) -> tuple[str, ...]:
         """The strategies whose vectors are applied to each other's questions; none unless asked for."""
         return tuple(s for s in self.strategies if s != FORCED) if self.compare_strategies else ()
+
+    def components_at(self, strategy: str) -> tuple[str, ...]:
+        """Return the components of vectors that are applied to a strategy's questions; none unless asked for."""
+        if not self.components or strategy == FORCED:
+            return ()
+        if strategy == COMBINED:
+            return (SHARED, *(REST + name for name in self.generating))
+        return (POSITIVE_SIDE + strategy, NEGATIVE_SIDE + strategy) if self.elicit.neutral else ()
 
     def asked(self, strategy: str) -> str:
         """Return whose questions a strategy's vectors are evaluated on.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from traitline.analysis import effects, geometry
 from traitline.study.config import FORCED
+from traitline.study.doses import Doses, all_doses, with_reach
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan
 from traitline.study.store import RESPONSES, RunStore, read_rows
 from traitline.vectors.estimators import passing, why_no_pair
@@ -33,6 +34,8 @@ class Found:
         self.failed = {
             (row.network, row.trait, row.strategy): str(row.reason) for row in ledger[ledger["state"] == "failed"].itertuples()
         }
+        evaluate = plan.config.evaluate
+        self.kl_doses = all_doses(Doses(store, evaluate.kl_statistic, evaluate.positions), self.tokens)
         self.arrays: dict[Cell, dict[str, Floats]] = {}
         self.provenance: dict[Cell, Provenance] = {}
         for cell in (*self.cells, *self.descendant_cells):
@@ -68,7 +71,7 @@ class Found:
             for dose in self._doses(target, vector.trait)
             if negative or dose["coef"] > 0
         ]
-        return pd.DataFrame(records, columns=PLANNED)
+        return with_reach(pd.DataFrame(records, columns=PLANNED), self.kl_doses)
 
     def families(self, planned: pd.DataFrame) -> pd.Series:
         """Return the family of targets that each comparison belongs to: the checkpoints, or the descendants."""
@@ -84,7 +87,8 @@ class Found:
         last = [cell for cell in self.cells if cell.network == self.plan.last.name]
         after = [target.name for target in self.plan.targets if target != self.plan.last]
         met = [(cell, cell.network) for cell in self.cells] + [(cell, target) for target in after for cell in last]
-        return pd.DataFrame([record for cell, target in met for record in self._controls(cell, target)], columns=columns)
+        records = [record for cell, target in met for record in self._controls(cell, target)]
+        return with_reach(pd.DataFrame(records, columns=columns), self.kl_doses)
 
     def _controls(self, cell: Cell, target: str) -> Iterator[dict[str, Any]]:
         for kind in CONTROL_KINDS:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from traitline.errors import InputError, nearest
 from traitline.lineages import Checkpoint, Descendant, Lineage, load_lineage
@@ -40,7 +40,7 @@ class Identity:
     condition: str
     question_id: str
     sample: int
-    polarity: Polarity | None = None
+    polarity: Polarity | Literal["neutral"] | None = None
     instruction_id: str | None = None
     control_kind: str | None = None
     control_seed: int | None = None
@@ -196,7 +196,7 @@ class Plan:
         return _hash([self.config.model_dump(mode="json", exclude={"facet_judge"}), nodes, traits], 16).hex()
 
     def elicit_rows(self, network: Network, cell: Cell) -> Iterator[PlannedRow]:
-        """Yield the contrast rows of one cell, both polarities; none for `forced` and `combined`."""
+        """Yield the contrast rows of one cell, both polarities, and neutral ones if asked; none for `forced` and `combined`."""
         if cell.strategy in {FORCED, COMBINED}:
             return
         trait, wording = self.traits[cell.trait], strategy(cell.strategy)
@@ -215,6 +215,24 @@ class Plan:
                             instruction_id=f"{cell.trait}-{cell.strategy}-contrast-{i:02d}",
                         )
                         yield PlannedRow(identity, question.text, _frozen(prompt))
+        if self.config.elicit.neutral:
+            yield from self._neutral_rows(network, cell, len(contrasts) * self.config.elicit.samples)
+
+    def _neutral_rows(self, network: Network, cell: Cell, samples: int) -> Iterator[PlannedRow]:
+        """Yield the rows that answer the same questions without an instruction."""
+        trait, wording = self.traits[cell.trait], strategy(cell.strategy)
+        for question in trait.questions(cell.strategy, "elicit"):
+            prompt = wording.prompt(None, question.text, network.form, trait.task)
+            for sample in range(samples):
+                identity = Identity(
+                    **self._who(network, cell, "elicit"),
+                    condition="elicit",
+                    question_id=question.id,
+                    sample=sample,
+                    polarity="neutral",
+                    instruction_id=f"{cell.trait}-{cell.strategy}-neutral",
+                )
+                yield PlannedRow(identity, question.text, _frozen(prompt))
 
     def baseline_rows(self, network: Network, cell: Cell, split: Split) -> Iterator[PlannedRow]:
         """Yield the rows of one cell to which nothing is done."""
@@ -268,6 +286,8 @@ class Plan:
         yield from self.steered_rows(network, cell, cell, controls=True)
         for other in self.others(cell):
             yield from self.steered_rows(network, cell, other)
+        for component in self.config.components_at(cell.strategy):
+            yield from self.steered_rows(network, cell, Cell(cell.network, cell.trait, component))
         if network == self.last:
             yield from self.baseline_rows(network, cell, "tune")
             yield from self.steered_rows(network, cell, cell, split="tune")
@@ -349,7 +369,10 @@ def make_plan(config: StudyConfig) -> Plan:
         InputError: an unknown lineage, revision, target, trait, strategy, or a trait without the questions needed.
     """
     lineage = load_lineage(config.lineage)
-    nodes = [lineage.checkpoint(name) for name in config.checkpoints] or list(lineage.checkpoints)
+    if isinstance(config.checkpoints, int):
+        config = config.model_copy(update={"checkpoints": tuple(one.name for one in lineage.grid(config.checkpoints))})
+    names = config.checkpoints if isinstance(config.checkpoints, tuple) else ()
+    nodes = [lineage.checkpoint(name) for name in names] or list(lineage.checkpoints)
     checkpoints = tuple(Network.of(node) for node in nodes)
     targets = tuple(checkpoints[-1] if t == "last" else Network.of(lineage.descendant(t)) for t in config.targets)
     traits = {trait.name: trait for trait in (load_trait(name, **_folder(lineage)) for name in config.traits)}

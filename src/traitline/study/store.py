@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -66,6 +67,8 @@ create table if not exists cells (network text, trait text, strategy text, state
     primary key (network, trait, strategy));
 create table if not exists targets (network text, trait text, strategy text, state text, reason text, seconds real, at text,
     primary key (network, trait, strategy));
+create table if not exists readings (network text, trait text, strategy text, state text, reason text, seconds real, at text,
+    primary key (network, trait, strategy));
 create table if not exists batches (network text, stage text, number integer, rows integer, attempts integer, state text,
     generate_seconds real, judge_seconds real, at text, primary key (network, stage, number));
 create table if not exists judging (judge text primary key, rows integer, requests integer, prompt_tokens integer,
@@ -105,6 +108,18 @@ class RunStore:
     def projections(self, target: str) -> Path:
         """Return the path of the projections of a target's baseline rows."""
         return self.root / "targets" / safe_name(target) / "projections.csv"
+
+    def doses(self, network: str, stage: str) -> Path:
+        """Return the path of the coefficients that were found at a network for the kl doses of a stage."""
+        return self.root / "doses" / safe_name(network) / f"{stage}.csv"
+
+    def meanings(self, network: str) -> Path:
+        """Return the folder of what a network's vectors mean."""
+        return self.root / "meanings" / safe_name(network)
+
+    def readings(self, network: str) -> Path:
+        """Return the path of what was read of the fixed texts at a checkpoint."""
+        return self.root / "cells" / safe_name(network) / "readings.safetensors"
 
     def parts(self, network: str) -> Path:
         """Return the folder of a network's part files."""
@@ -156,6 +171,21 @@ class RunStore:
             yield
         finally:
             lock.release()
+
+    @property
+    def url(self) -> str:
+        """Where other machines find the run."""
+        return f"file://{self.root.absolute().as_posix()}"
+
+    def check(self) -> None:
+        """Stop a driver that no longer holds the run, which where there are locks cannot be."""
+
+    def refresh(self, network: str) -> None:
+        """Have here what others have written of a network; in a folder that all share, it is."""
+
+    def forget(self, network: str) -> None:
+        """Drop the parts of a network whose cells are written."""
+        shutil.rmtree(self.parts(network), ignore_errors=True)
 
     @contextlib.contextmanager
     def claim(self, path: Path, *, wait: bool = False) -> Iterator[bool]:
@@ -238,11 +268,11 @@ class RunStore:
     def note_cell(self, cell: Cell, state: str, reason: str | None, *, seconds: float = 0.0, table: str = "cells") -> None:
         """Record the state of a cell or target: `complete`, `no_vector` or `failed`."""
         values = (cell.network, cell.trait, cell.strategy, state, reason, seconds, _now())
-        self._execute(f"insert or replace into {table} values (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+        self.execute(f"insert or replace into {table} values (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
     def note_batch(self, network: str, stage: str, number: int, rows: int, generate: float, judge: float) -> None:
         """Record a finished batch and what it took, in seconds."""
-        self._execute(
+        self.execute(
             "insert into batches values (?, ?, ?, ?, 1, 'complete', ?, ?, ?) on conflict do update set "
             "attempts = attempts + 1, generate_seconds = excluded.generate_seconds, "
             "judge_seconds = excluded.judge_seconds, at = excluded.at",
@@ -252,7 +282,7 @@ class RunStore:
     def note_judging(self, judge: str, rows: int, usage: dict[str, int]) -> None:
         """Add to what the judge was asked and what it cost."""
         cost = [usage.get(field, 0) for field in ("requests", "prompt_tokens", "completion_tokens")]
-        self._execute(
+        self.execute(
             "insert into judging values (?, ?, ?, ?, ?) on conflict do update set rows = rows + excluded.rows, requests = "
             "requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
             "completion_tokens = completion_tokens + excluded.completion_tokens",
@@ -265,7 +295,8 @@ class RunStore:
             ledger.executescript(_LEDGER)
             return pd.read_sql_query(f"select * from {table}", ledger)  # noqa: S608
 
-    def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
+    def execute(self, statement: str, values: tuple[Any, ...]) -> None:
+        """Write in the ledger."""
         with self._ledger() as ledger:
             ledger.execute(statement, values)
 

@@ -19,7 +19,11 @@ from traitline.analysis.controls import control_means
 from traitline.analysis.verdicts import verdict_table
 from traitline.files import write_whole
 from traitline.study.comparisons import comparison_tables
+from traitline.study.components import component_tables
+from traitline.study.detection import detection_tables
+from traitline.study.doses import dose_tables
 from traitline.study.found import Found
+from traitline.study.meaning_tables import meaning_tables
 from traitline.study.places import as_at_last, as_at_target
 from traitline.study.plan import Cell, Plan
 from traitline.study.store import RunStore, read_rows
@@ -48,10 +52,15 @@ def write_tables(plan: Plan, store: RunStore, judge_errors: Mapping[str, float] 
     _write(store, "control_means", control_means(controls))
     _write(store, "transfer", moved)
     _write(store, "doses", tuned)
-    _write(store, "verdicts", _verdicts(plan, table, moved, controls, tuned))
+    told = _verdicts(plan, table, moved, controls, tuned)
+    _write(store, "verdicts", told)
     _write(store, "other_rubrics", _other_rubrics(plan, found, rows))
     _write(store, "extraction", found.extraction())
-    for name, frame in {**_geometry(plan, found), **comparison_tables(found, rows, received, controls)}.items():
+    drawn = {**_geometry(plan, found), **comparison_tables(found, rows, received, controls), **meaning_tables(found)}
+    drawn |= component_tables(found, rows)
+    drawn |= detection_tables(found, told)
+    drawn |= dose_tables(plan, found.planned(), found.kl_doses, rows, tuned)
+    for name, frame in drawn.items():
         _write(store, name, frame)
 
 

@@ -8,6 +8,7 @@ that cells take from others to `pooled.py`, batches to `parts.py`, and files to 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +22,26 @@ import pandas as pd
 from traitline.errors import InputError, ModelError
 from traitline.judges import Judge
 from traitline.models import Calibration, Model, calibrate, encode, load_model
-from traitline.models.prefetch import prefetch
 from traitline.study.ahead import PutOff
+from traitline.study.components import write_components
 from traitline.study.config import COMBINED, FORCED
 from traitline.study.directions import Directions
 from traitline.study.estimate import counted
+from traitline.study.meanings import keep_meanings, lacks_meanings
 from traitline.study.parts import Listener, Parts, Work
 from traitline.study.plan import CONTROL_KINDS, Cell, Network, Plan, PlannedRow, derived_seed
 from traitline.study.pooled import pooled_rows, sources
 from traitline.study.projections import project, write_projections
+from traitline.study.readings import Readings
 from traitline.study.store import RunStore, read_rows
+from traitline.study.supply import Supply, releases
 from traitline.vectors.calibration import calibration_texts
+from traitline.vectors.dose import KL
 from traitline.vectors.estimators import accepted, why_no_pair
 from traitline.vectors.extract import ControlSeeds, extract_arrays
 from traitline.vectors.vector import Provenance, save_arrays
+
+log = logging.getLogger("traitline")
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,10 @@ class Visits:
     def __init__(self, plan: Plan, store: RunStore, judge: Judge, listener: Listener, workers: int = 1) -> None:
         self.plan, self.store, self.judge, self.listener = plan, store, judge, listener
         self.config = plan.config
-        self._directions = Directions(store, plan.config.evaluate.positions)
+        self._directions = Directions(store, plan.config.evaluate.positions, plan.config.evaluate.kl_statistic)
         self.parts = Parts(plan, store, judge, listener, self._directions.exist_for, workers)
+        self._readings = Readings(plan, store)
+        self.supply = Supply(store, plan.config.disk_gb, self.phases)
         self._joined: tuple[Network, Model, Calibration] | None = None
 
     def phases(self) -> list[Phase]:
@@ -79,13 +88,14 @@ class Visits:
             Phase("targets", plan.targets, "targets", ("transfer",), plan.cells, store.transfer, plan.transfer_rows),
         ]
 
+    @releases
     def visit(self, phase: Phase, network: Network, following: Network | None = None, *, last_put_off: bool = False) -> bool:
         """Load a network and do its cells, unless they are done. If that fails, its cells have failed and the run goes on.
 
         Args:
             phase: what is done.
             network: at which network.
-            following: whose weights are meanwhile read into the page cache.
+            following: whose files are meanwhile downloaded and read into the page cache.
             last_put_off: the last checkpoint waits to be judged, so cells that need its rows wait as well.
 
         Returns:
@@ -96,24 +106,22 @@ class Visits:
             JudgeError: the judge cannot be used; what was judged is kept.
         """
         self._joined = None
-        cells = phase.cells(network)
-        if all(self._done(phase, cell) for cell in cells):
-            rows = sum(counted(self.plan, network, stage)[0] for stage in phase.stages)
-            self.listener.skipped(f"{network.name}: done before", rows)
-            known = self.store.ledger(phase.table).set_index(["network", "trait", "strategy"])["state"].to_dict()
-            unsettled = [c for c in cells if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}]
-            self._settle(phase, unsettled, 0.0)
+        if self.settled_before(phase, network):
             return True
+        made, cells = self._made_all(phase, network), phase.cells(network)
         started = time.monotonic()
         cells = self._workable(phase, cells, last_put_off=last_put_off)
         try:
             model = self._load(network)
-            if following is not None:
-                prefetch(following.source, following.revision)
+            self.supply.ahead(following)
             highest = max(self.plan.layers)
             fits = highest <= model.layers
-            if fits:
+            if fits and not made:
                 self._work(phase, network, model, cells)
+            elif fits and self._lacks_meanings(phase, network):
+                keep_meanings(self.plan, self.store, network, model, self._calibrate(model))
+            if fits and phase.name == "checkpoints":
+                self._readings.make(network, model)
         except PutOff:
             return False
         except (ModelError, InputError) as error:
@@ -124,9 +132,35 @@ class Visits:
                 f"evaluate.layers asks for layer {highest}, but {network.name} has layers 1 to "
                 f"{model.layers}; change the study file"
             )
-        self._settle(phase, cells, time.monotonic() - started)
+        if not made:
+            self._settle(phase, cells, time.monotonic() - started)
         return True
 
+    def prepare(self) -> None:
+        """Find out which commits the run uses and whether each network fits on the disk, before anything is done.
+
+        Raises:
+            InputError: one does not, with the budget that the study gives.
+        """
+        self.supply.prepare([n for phase in self.phases() for n in phase.networks if not self.done(phase, n)])
+
+    def done(self, phase: Phase, network: Network) -> bool:
+        """Tell from the files whether all that a phase has for a network is done."""
+        left = self._to_read(phase, network) or self._lacks_meanings(phase, network)
+        return self._made_all(phase, network) and not left
+
+    def settled_before(self, phase: Phase, network: Network) -> bool:
+        """Tell whether all that a phase has for a network is done; if so, record it, as far as it is not, and tell it."""
+        if not self._made_all(phase, network):
+            return False
+        rows = sum(counted(self.plan, network, stage)[0] for stage in phase.stages)
+        self.listener.skipped(f"{network.name}: done before", rows)
+        known = self.store.ledger(phase.table).set_index(["network", "trait", "strategy"])["state"].to_dict()
+        cells = [c for c in phase.cells(network) if known.get((c.network, c.trait, c.strategy)) in {None, "failed"}]
+        self._settle(phase, cells, 0.0)
+        return self.done(phase, network)
+
+    @releases
     def join(self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell]) -> None:
         """Generate what nobody has claimed yet of a stage that another process is at; the rest is left to that one.
 
@@ -139,13 +173,17 @@ class Visits:
                 model = self._load(network)
                 self._joined = (network, model, self._calibrate(model))
             _, model, calibration = self._joined
-            self.parts.share(self._rows(phase, network, stage, cells, calibration), model)
+            self.parts.share(self._rows(phase, network, stage, cells, model, calibration), model)
 
     def fail(self, phase: Phase, network: Network, reason: str, cells: Sequence[Cell] | None = None) -> None:
         """Record that a network's cells, as far as they are not done, have failed."""
         for cell in phase.cells(network) if cells is None else cells:
             if not self._done(phase, cell):
                 self.store.note_cell(cell, "failed", reason, table=phase.table)
+        if self._to_read(phase, network):
+            self._readings.fail(network, reason)
+        if self._made_all(phase, network) and self._lacks_meanings(phase, network):
+            log.warning("%s: what its vectors mean is not kept: %s", network.name, reason)
 
     def give_up(self, phase: Phase, network: Network, reason: str) -> None:
         """Record that a network's cells have failed which no process will do; who has joined in leaves."""
@@ -163,19 +201,35 @@ class Visits:
         if phase.table != "cells" or network == self.plan.last:
             return None
         cells = [cell for cell in phase.cells(network) if cell.strategy == FORCED]
-        return self.plan.last if any(self._lacks_rows(cell) for cell in cells) else None
+        lacking = any(self._lacks_rows(cell) for cell in cells) or self._readings.lack_texts()
+        return self.plan.last if lacking else None
 
     def _load(self, network: Network) -> Model:
-        return load_model(network.source, network.revision, device=self.config.device)
+        snapshot = self.supply.bring(network)
+        return load_model(network.source, network.revision, device=self.config.device, snapshot=snapshot)
 
     def _done(self, phase: Phase, cell: Cell) -> bool:
         """Tell whether a cell's rows are there; a transfer's, whether they are of every vector that exists by now."""
         path = phase.path(cell)
+        if self.config.evaluate.dose == KL and phase.rows and not self.store.doses(cell.network, phase.stages[-1]).is_file():
+            return False
         if phase.table == "cells" or not path.is_file():
             return path.is_file()
         names = [*self.plan.order, *(network.name for network in self.plan.descendants)]
         there = [n for n in names if self.store.vector(Cell(n, cell.trait, cell.strategy)).is_file()]
-        return set(there) <= set(read_rows(path)["vector_checkpoint"].dropna())
+        return set(there) <= set(read_rows(path)["vector_checkpoint"].dropna()) | self._directions.doses.unreachable(cell)
+
+    def _made_all(self, phase: Phase, network: Network) -> bool:
+        """Tell whether the rows of all of a network's cells are there."""
+        return all(self._done(phase, cell) for cell in phase.cells(network))
+
+    def _lacks_meanings(self, phase: Phase, network: Network) -> bool:
+        """Tell whether a network's vectors have no meaning yet: a run from before these were kept gets them."""
+        return phase.table == "cells" and lacks_meanings(self.plan, self.store, network)
+
+    def _to_read(self, phase: Phase, network: Network) -> bool:
+        """Tell whether the fixed texts are still to be read at a network, and can be."""
+        return phase.name == "checkpoints" and self._readings.wanted(network)
 
     def _settle(self, phase: Phase, cells: list[Cell], seconds: float) -> None:
         """Record cells whose files are there."""
@@ -201,7 +255,9 @@ class Visits:
         calibration = self._calibrate(model)
         if phase.table == "cells":
             self._elicit(phase, network, model, cells, calibration)
+            write_components(self.plan, self.store, network)
         if phase.rows is None:
+            keep_meanings(self.plan, self.store, network, model, calibration)
             return
         stage = phase.stages[-1]
         table = self._made(phase, network, stage, cells, model, calibration)
@@ -210,22 +266,27 @@ class Visits:
             write_projections(self.store.projections(network.name), along)
         for cell in cells:
             self.store.write_rows(phase.path(cell), _of(table, cell))
+        if phase.table == "cells":
+            keep_meanings(self.plan, self.store, network, model, calibration)
         shutil.rmtree(self.store.parts(network.name), ignore_errors=True)
 
     def _made(
         self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell], model: Model, calibration: Calibration
     ) -> pd.DataFrame:
         """Return a stage's rows, generated and judged; other processes may join in while they are made."""
-        work = self._rows(phase, network, stage, cells, calibration)
+        work = self._rows(phase, network, stage, cells, model, calibration)
         with self.parts.shared(work):
             self.listener.begun(stage, cells)
             return self.parts.make(work, model)
 
-    def _rows(self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell], calibration: Calibration) -> Work:
-        """Return what is to be generated at a stage."""
+    def _rows(
+        self, phase: Phase, network: Network, stage: str, cells: Sequence[Cell], model: Model, calibration: Calibration
+    ) -> Work:
+        """Return what is to be generated at a stage; coefficients of kl doses are looked for first."""
         rows = phase.rows if stage == phase.stages[-1] and phase.rows is not None else self.plan.elicit_rows
         planned = [row for cell in cells for row in rows(network, cell)]
         sampling = self.config.elicit if stage == "elicit" else self.config.evaluate
+        self._directions.find_doses(network.name, stage, model, planned, calibration.norms, lambda: self._neutral(model))
         return Work(network, stage, planned, sampling, self._directions.resolver(calibration.norms))
 
     # Elicit and extract
@@ -265,8 +326,12 @@ class Visits:
         self.store.write_rows(self.store.contrast(cell), rows)  # last: its presence says that the cell is extracted
 
     def _calibrate(self, model: Model) -> Calibration:
+        return calibrate(model, self._neutral(model), statistic=self.config.activation_norm)
+
+    def _neutral(self, model: Model) -> list[list[int]]:
+        """Return the calibration texts as token ids."""
         texts = calibration_texts() if self.plan.lineage.name != "nano" else _nano_texts()
-        return calibrate(model, [encode(model, text) for text in texts], statistic=self.config.activation_norm)
+        return [encode(model, text) for text in texts]
 
 
 def _of(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from traitline.vectors.estimators import (
     half_weights,
     row_weights,
 )
+from traitline.vectors.neutral import NeutralSides
 from traitline.vectors.vector import FRAGILE_PAIRS, Floats
 
 VECTORS = (*SEGMENTS, "balanced_response_avg")
@@ -61,7 +62,9 @@ def extract_arrays(
         No arrays without an accepted pair; else, float32: `response_avg`, `prompt_avg`, `prompt_last`,
         `balanced_response_avg` [layers + 1, hidden]; `split_half_cosine`, `activation_norms` [layers + 1]; `bootstrap`
         [draws, layers + 1, hidden]; one [layers + 1, hidden] per control, named `isotropic_0`, `shuffled_4` ... (a shuffled
-        control that is undefined, under 10 pairs, is left out); and `positive_mean`, `positive_variance`, `negative_mean`,
+        control that is undefined, under 10 pairs, is left out); where there are neutral rows `positive_neutral` and
+        `neutral_negative` [layers + 1, hidden], each also with `_bootstrap` behind its name; and `positive_mean`,
+        `positive_variance`, `negative_mean`,
         `negative_variance` [layers + 1, hidden] over the response means of the accepted pairs' rows, each variance divided by
         the pairs less one, NaN with one pair.
     """
@@ -73,7 +76,8 @@ def extract_arrays(
     stacked = np.concatenate(list(of_pairs.values()))  # [k, pairs]
     main, balanced = row_weights(of_pairs["response_avg"], pairs, len(rows)), balanced_weights(rows)[None]
     weights = dict.fromkeys(SEGMENTS, main)
-    weights["response_avg"] = np.concatenate([row_weights(stacked, pairs, len(rows)), balanced])
+    sides = NeutralSides(rows, pairs, of_pairs["bootstrap"])
+    weights["response_avg"] = np.concatenate([row_weights(stacked, pairs, len(rows)), balanced, *sides.weights])
     classes = np.full(len(rows), -1)
     classes[pairs.positive], classes[pairs.negative] = SIDES.index("positive"), SIDES.index("negative")
 
@@ -81,13 +85,14 @@ def extract_arrays(
     sums = capture_sums(model, ids, weights, classes=classes)
 
     arrays = {segment: found[0] / np.float32(len(pairs)) for segment, found in sums.segments.items()}
-    arrays["balanced_response_avg"] = sums.segments["response_avg"][-1]
-    means = (sums.segments["response_avg"][:-1] / counted_pairs(stacked)).astype(np.float32)
+    arrays["balanced_response_avg"] = sums.segments["response_avg"][len(stacked)]
+    means = (sums.segments["response_avg"][: len(stacked)] / counted_pairs(stacked)).astype(np.float32)
     found = dict(zip(of_pairs, np.split(means, np.cumsum([len(one) for one in of_pairs.values()])[:-1]), strict=True))
     arrays["split_half_cosine"] = half_cosine(found["halves"])
     arrays["activation_norms"] = calibration.norms
     if seeds.bootstraps:
         arrays["bootstrap"] = found["bootstrap"]
+    arrays |= sides.arrays(sums.segments["response_avg"][len(stacked) + 1 :])
     arrays |= _controls(arrays["response_avg"], found, calibration, seeds, seed)
     if sums.moments:
         arrays |= _moments(sums.moments)

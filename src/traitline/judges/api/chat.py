@@ -239,7 +239,7 @@ class ChatServer:
         """Word the settings as this server takes them."""
         adapted = {name: value for name, value in settings.items() if name not in self._not_taken}
         if "max_tokens" in self._not_taken:
-            adapted["max_completion_tokens"] = THINKING_TOKENS
+            adapted["max_completion_tokens"] = max(THINKING_TOKENS, int(settings.get("max_tokens", 0)))
         return adapted
 
     def learn(self, said: str, sent: Mapping[str, Any]) -> bool:
