@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from traitline.analysis.stages import stage_table
+from traitline.analysis.stages import stage_moves, stage_table
 
 LEVELS = {"main": 10.0, "SFT": 20.0, "DPO": 26.0, "Think": 70.0, "RL-Zero": 13.0}
 PARENTS = {"SFT": None, "DPO": "SFT", "Think-SFT": None, "Think": "Think-SFT", "RL-Zero": None}
@@ -32,3 +32,15 @@ def test_without_parents_each_was_trained_from_the_one_before() -> None:
     table = stage_table(rows(), pd.DataFrame(), NO_PROJECTIONS, list(LEVELS)).set_index("stage")
     assert list(table["previous"]) == ["", *list(LEVELS)[:-1]]
     assert table.loc["Think", "delta_trait"] == pytest.approx(44)
+
+
+def test_it_is_said_which_stage_moved_which_trait() -> None:
+    table = stage_table(rows(), pd.DataFrame(), NO_PROJECTIONS, list(LEVELS), parents=PARENTS)
+    [move] = stage_moves(table, alpha=0.2).to_dict("records")
+    assert (move["stage"], move["previous"], move["n_stages"]) == ("Think", "main", 4)
+    assert move["delta_trait"] == pytest.approx(60)
+    assert move["sentence"].startswith("Think moved evil by +60.0 points [60.0, 60.0] from main (p = ")
+    assert [part.split()[0] for part in move["sentence"].split("; ")] == ["Think", "SFT", "DPO", "RL-Zero"]
+    [move] = stage_moves(table, alpha=0.01).to_dict("records")  # six questions cannot tell after four tests
+    assert pd.isna(move["stage"])
+    assert move["sentence"] == "no stage of 4 moved evil that could be told"

@@ -151,6 +151,8 @@ def test_the_same_numbers_stand_in_folded_tables(run: Run) -> None:
     found = {one.anchor: one for one in sections(run)}
     assert [found[name].charts for name in ("strategies", "stages", "reverse")] == ["strategies", "stages", "descendants"]
     assert all(table.folded for name in ("strategies", "stages", "reverse") for table in found[name].tables)
+    moved = found["stages"].tables[-1]
+    assert all(len(row) == 3 and row[2] for row in moved.rows)
     crossed, stages, reverse = (found[name].tables[0] for name in ("strategies", "stages", "reverse"))
     assert crossed.rows[0] == ["character", "+20 [+15, +25] *", "+10 [+5, +15]", "+30 [+25, +35] *"]
     assert crossed.rows[1] == ["instruction", "not evaluated", "no vector", "no vector"]

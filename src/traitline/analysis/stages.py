@@ -21,8 +21,13 @@ COLUMNS = [
     *["lineage", "trait", "strategy", "stage", "previous", "n_questions", "n_rows", "n_missing"],
     *["baseline_trait", "ci_low", "ci_high", "baseline_coherence", "refusal_rate", "projection_layer", "projection"],
     *[f"{what}_{m}" for m in ("trait", "coherence", "projection") for what in ("delta", "delta_low", "delta_high", "p")],
-    *["effect_size_trait", "p_adjusted_trait", "delta_refusal_rate"],
+    *["effect_size_trait", "p_adjusted_trait", "p_adjusted_projection", "delta_refusal_rate"],
     *["told_trait", "told_refusal_rate", "n_told", "n_pairs"],
+]
+
+MOVE_COLUMNS = [
+    *["trait", "strategy", "stage", "previous", "delta_trait", "delta_low_trait", "delta_high_trait", "p_adjusted_trait"],
+    *["delta_projection", "p_adjusted_projection", "n_stages", "sentence"],
 ]
 
 
@@ -53,8 +58,9 @@ def stage_table(
         seed: seed of the bootstrap.
 
     Returns:
-        One row per trait, strategy, stage and layer projected on: `COLUMNS`. `p_adjusted_trait` is Holm's over the stages of
-        one trait and strategy; `told_...` describe the positive contrast rows, `n_pairs` the accepted pairs among them.
+        One row per trait, strategy, stage and layer projected on: `COLUMNS`. `p_adjusted_trait` and `p_adjusted_projection` are
+        Holm's over the stages of one trait and strategy; `told_...` describe the positive contrast rows, `n_pairs` the accepted
+        pairs among them.
     """
     layers: list[Any] = sorted(projections["layer"].unique()) if len(projections) else [pd.NA]
     records = []
@@ -91,8 +97,52 @@ def stage_table(
                 done[stage] = found
     table = pd.DataFrame(records).reindex(columns=COLUMNS)
     family = [table["trait"], table["strategy"], table["projection_layer"]]
-    table["p_adjusted_trait"] = table.groupby(family, dropna=False, sort=False)["p_trait"].transform(holm)
+    for name in ("trait", "projection"):
+        table[f"p_adjusted_{name}"] = table.groupby(family, dropna=False, sort=False)[f"p_{name}"].transform(holm)
     return table
+
+
+def stage_moves(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Say which stages move which trait: those whose change in the baseline answers is significant after Holm.
+
+    Args:
+        table: a stage table with projections at one layer.
+        alpha: the level.
+
+    Returns:
+        One row per trait and strategy: `MOVE_COLUMNS`. `stage` is the one that moved the trait most among those, empty where
+        none did; `n_stages` had a change that could be tested.
+    """
+    records = []
+    known = table.reindex(columns=[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)])  # of older runs, too
+    for (trait, strategy), part in known.groupby(KEY, sort=False):
+        tested = part[part["p_adjusted_trait"].notna()]
+        moved = tested[tested["p_adjusted_trait"] < alpha].sort_values("delta_trait", key=abs, ascending=False, kind="stable")
+        most = moved.iloc[0] if len(moved) else None
+        records.append(
+            {
+                "trait": trait,
+                "strategy": strategy,
+                **({} if most is None else {name: most[name] for name in MOVE_COLUMNS[2:-2]}),
+                "n_stages": len(tested),
+                "sentence": _moved(str(trait), moved, len(tested)),
+            }
+        )
+    return pd.DataFrame(records, columns=MOVE_COLUMNS)
+
+
+def _moved(trait: str, moved: pd.DataFrame, tested: int) -> str:
+    if moved.empty:
+        return f"no stage of {tested} moved {trait} that could be told" if tested else f"no change in {trait} could be tested"
+    parts = []
+    for one in moved.to_dict("records"):
+        along = one["delta_projection"]
+        seen = "" if pd.isna(along) else f", projection {along:+.3f} (p = {one['p_adjusted_projection']:.2g})"
+        parts.append(
+            f"{one['stage']} moved {trait} by {one['delta_trait']:+.1f} points [{one['delta_low_trait']:.1f}, "
+            f"{one['delta_high_trait']:.1f}] from {one['previous']} (p = {one['p_adjusted_trait']:.2g}{seen})"
+        )
+    return "; ".join(parts)
 
 
 def _ancestor(stage: str, first: str, parents: Mapping[str, str | None] | None, done: Sequence[str]) -> str:

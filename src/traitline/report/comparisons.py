@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from traitline.analysis.stages import stage_moves
 from traitline.report.descendants import main_panels
 from traitline.report.panels import LABELS
 from traitline.report.section import Section, Table
@@ -70,8 +71,12 @@ def stages(run: Run) -> Section | None:
         tables.append(Table(f"{trait}: the stages in numbers", head, rows))
     sentences = [
         "The last checkpoint and its descendants answer the same questions without steering; each stage is compared with the "
-        "one before it. The projection is along the last checkpoint's vector, as a share of the network's own activation norm.",
+        "one that it was trained from. The projection is along the last checkpoint's vector, as a share of the network's own "
+        "activation norm.",
     ]
+    moves = stage_moves(table)
+    told = [[_text(row["trait"]), _label(row["strategy"]), _text(row["sentence"])] for row in moves.to_dict("records")]
+    tables.append(Table("Which stage moved which trait", ["trait", "strategy", "changes told from none"], told))
     if COMBINED in set(table["strategy"]):
         sentences.append("The combined strategy has the common questions, which belong to no strategy.")
     return Section("stages", "What post-training did", sentences, tables, charts="stages")
