@@ -1,8 +1,8 @@
 """Who does the visits of a run: this process, or several worker processes on this machine, one for each GPU.
 
 An executor is a context manager registered in `EXECUTORS`; what it gives takes a phase and yields its networks as they are
-settled. Another one, for several machines, is one more function here: `schedule.py` says who does what next, `worker.py` how it
-is done elsewhere. Knows processes: starting them, giving orders, hearing from them, replacing those that end. Leaves what is
+settled. The one for several machines is in `cluster.py`: `schedule.py` says who does what next, `worker.py` how it is done in
+another process. Knows processes: starting them, giving orders, hearing from them, replacing those that end. Leaves what is
 done at a network to `visits.py`.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from traitline import errors
-from traitline.errors import InputError, TraitlineError
+from traitline.errors import InputError, TraitlineError, nearest
 from traitline.study.plan import Cell, Network
 from traitline.study.schedule import LIVES, Join, Schedule, Visit
 from traitline.study.tally import Tally
@@ -66,6 +66,7 @@ def how_many(workers: int | None, device: str | None) -> int:
 def local(visits: Visits, workers: int) -> Iterator[Sweep]:
     """Visit networks in this process, one after the other."""
     del workers
+    visits.prepare()
 
     def sweep(phase: Phase) -> Iterator[Network]:
         networks = list(phase.networks)
@@ -89,6 +90,7 @@ def processes(visits: Visits, workers: int) -> Iterator[Sweep]:
     When a worker ends before its time, another one takes up what it was at; where two have ended at one network, its cells have
     failed. An error that would stop a run in one process stops all workers and is raised here.
     """
+    visits.prepare()
     crew = _Crew(visits, workers)
     try:
         crew.begin()
@@ -99,7 +101,31 @@ def processes(visits: Visits, workers: int) -> Iterator[Sweep]:
         visits.store.drop_claims()
 
 
-EXECUTORS: dict[str, Executor] = {"local": local, "processes": processes}
+@contextmanager
+def ray(visits: Visits, workers: int) -> Iterator[Sweep]:
+    """Have the tasks of a Ray cluster visit networks, as `cluster.OnRay` does where nothing else is said."""
+    from traitline.study.cluster import OnRay
+
+    with OnRay()(visits, workers) as sweep:
+        yield sweep
+
+
+EXECUTORS: dict[str, Executor] = {"local": local, "processes": processes, "ray": ray}
+
+
+def find_executor(asked: str | Executor | None, workers: int) -> Executor:
+    """Return an executor by its name, or the one for a number of workers where none was asked for.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if asked is None:
+        return processes if workers > 1 else local
+    if not isinstance(asked, str):
+        return asked
+    if asked not in EXECUTORS:
+        raise InputError(f"no executor is called {asked!r}; {nearest(asked, EXECUTORS)}")
+    return EXECUTORS[asked]
 
 
 class _Worker:
@@ -204,6 +230,7 @@ class _Crew:
     def _hear(self, phase: Phase, schedule: Schedule) -> Network | None:
         """Wait until something happens, and see to it. Returns a network that was settled by it."""
         due = self.tally.due_seconds
+        self.visits.store.check()
         try:
             worker, message = self._heard.get(timeout=LISTENING_SECONDS if due is None else due)
         except queue.Empty:
@@ -216,7 +243,7 @@ class _Crew:
         if said == "ready":
             worker.ready, self._stillborn = True, 0
         elif said == "error":
-            raise _error(message, order)
+            raise error_of(message, order)
         elif said in {"worked", "skipped"} and order is not None:
             where = (phase.name, order.network.name)
             self.tally.told(worker, where, message["what"], message["rows"], worked=said == "worked")
@@ -277,7 +304,7 @@ def environment(number: int, workers: int, device: str | None) -> dict[str, str]
     return found
 
 
-def _error(message: dict[str, Any], order: Visit | Join | None) -> Exception:
+def error_of(message: dict[str, Any], order: Visit | Join | None) -> Exception:
     """Return the error that a worker met, of its own class where it is one of ours."""
     module, _, name = message["kind"].partition(":")
     if module.startswith(errors.__name__.partition(".")[0]):

@@ -180,12 +180,10 @@ class Supply:
             raise _LaterError
 
     def _brought_ahead(self, network: Network) -> Path | None:
-        """Bring a network that comes later; nothing where there is no room, or where the hub did not tell its commit."""
+        """Bring a network that comes later; nothing where there is no room beside what is in use."""
         if network.revision is None:
             return Path(network.source)
-        commit = self.disk.commit(network.source, network.revision)
-        if commit is None:
-            return None
+        commit = self._commit(network)
         with self.disk.using(network.source, commit), suppress(_LaterError):
             return self._fetched(network, commit, self._admit_ahead).folder
         return None

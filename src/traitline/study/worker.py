@@ -39,9 +39,7 @@ def work() -> None:
         while True:
             _obey(visits, line.orders.get(), line)
     except Exception as error:
-        kind = type(error)
-        trace = "" if isinstance(error, TraitlineError) else traceback.format_exc()
-        line.say(said="error", kind=f"{kind.__module__}:{kind.__qualname__}", message=str(error), trace=trace)
+        line.say(**error_message(error))
         threading.Event().wait()  # for the driver to end it
 
 
@@ -88,7 +86,7 @@ def _set_up(line: _Line) -> Visits:
             f"a worker reads another plan ({plan.digest}) from the study than its driver ({start['plan']}): trait or lineage "
             "files were changed meanwhile, or the plan was not made by make_plan; run again, or with workers=1"
         )
-    _quiet_libraries()
+    quiet_libraries()
     store = RunStore(Path(start["out"]))
 
     def begun(stage: str, cells: Sequence[Cell]) -> None:
@@ -119,7 +117,14 @@ def _obey(visits: Visits, order: Message, line: _Line) -> None:
     line.say(said="settled" if done else "put off")
 
 
-def _quiet_libraries() -> None:
+def error_message(error: Exception) -> Message:
+    """Return what a driver is told of an error that stops a run; to be called while it is handled."""
+    kind = type(error)
+    trace = "" if isinstance(error, TraitlineError) else traceback.format_exc()
+    return {"said": "error", "kind": f"{kind.__module__}:{kind.__qualname__}", "message": str(error), "trace": trace}
+
+
+def quiet_libraries() -> None:
     """Keep the bars of other libraries from cutting into the driver's."""
     from transformers.utils import logging
 
