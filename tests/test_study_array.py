@@ -20,6 +20,7 @@ from test_study_executors import SIZES, Labelled, files, holder
 from traitline.errors import InputError, StoreError
 from traitline.study import Study
 from traitline.study.array import share_study
+from traitline.study.run import Outcome
 from traitline.study.store import RunStore
 
 PATIENCE_SECONDS = 120
@@ -87,14 +88,20 @@ def test_three_processes_of_which_one_is_killed_make_the_tables_of_one_and_once(
 
 
 def test_a_process_that_comes_when_all_is_done_makes_nothing_anew(labelled: Labelled, tmp_path: Path) -> None:
-    study = labelled.at(tmp_path / "run")
-    first = study.share()
-    before = {path: path.stat().st_mtime_ns for path in study.out.rglob("*.*") if path.suffix in {".parquet", ".csv", ".html"}}
-    assert study.out / "report.html" in before
-    told: list[int] = []
-    assert study.share(lambda _what, rows: told.append(rows)) == first
+    study, made, told = labelled.at(tmp_path / "run"), list[str](), list[int]()
+    first = share_study(study.resolved, study.out, then=lambda: made.append("by the first"))
+    before = {path: path.stat().st_mtime_ns for path in study.out.rglob("*.*") if path.suffix in {".parquet", ".csv"}}
+
+    def again() -> Outcome:
+        return share_study(study.resolved, study.out, lambda _what, rows: told.append(rows), lambda: made.append("again"))
+
+    assert again() == first == Outcome(complete=12, no_vector=0, failed=())
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sum(told) == labelled.rows
+    assert made == ["by the first"]
+    (study.out / "ledger.sqlite").unlink()  # as where all files are there, and who has written them has yet to note it
+    assert again() == first
+    assert made == ["by the first", "again"]
 
 
 def test_a_network_that_ends_processes_again_and_again_is_given_up(labelled: Labelled, tmp_path: Path) -> None:

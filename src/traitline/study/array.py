@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,21 +109,22 @@ class _Member:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _visit_one(self, phase: Phase, left: list[Network]) -> bool:
-        """Settle the first network that is free, and take out of those left what others have settled. False where none is."""
+        """Take out of the networks left what others have settled, and settle the first that is free. False where none is."""
+        before, noted = len(left), self._noted(phase)
         for network in list(left):
-            if self._settled(phase, network):
+            if self._settled(phase, network, noted):
                 left.remove(network)
                 self._progress(f"{network.name}: done", sum(counted(self.plan, network, stage)[0] for stage in phase.stages))
-                return True
+                continue
             if self.visits.needed(phase, network) in left:
                 continue
             with self.store.claim(self.store.visit(network.name)) as mine:
-                if mine and not self._settled(phase, network):
+                if mine and not self._settled(phase, network, self._noted(phase)):
                     following = next((one for one in left if one != network), network)
                     self._visit(phase, network, following)
                     left.remove(network)
                     return True
-        return False
+        return len(left) < before
 
     def _visit(self, phase: Phase, network: Network, following: Network) -> None:
         """Visit a network that is claimed, unless too many have ended there."""
@@ -160,15 +161,20 @@ class _Member:
             asked = {"of": uuid.uuid4().hex, "cells": [[cell.network, cell.trait, cell.strategy] for cell in cells]}
             write_whole(self.store.shared(self._at.name, stage), json.dumps(asked))
 
-    def _settled(self, phase: Phase, network: Network) -> bool:
-        """Tell whether a network's cells are done, or have failed since this process began."""
+    def _settled(self, phase: Phase, network: Network, noted: Mapping[Cell, bool]) -> bool:
+        """Tell whether a network's cells are done and noted, or noted to have failed since this process began."""
+        cells = phase.cells(network)
         if self.visits.done(phase, network):
-            return True
+            return all(noted.get(cell, False) for cell in cells)
+        lacking = [cell for cell in cells if not phase.path(cell).is_file()]
+        return bool(lacking) and not any(noted.get(cell, True) for cell in lacking)
+
+    def _noted(self, phase: Phase) -> dict[Cell, bool]:
+        """Return the cells that the ledger says are done (true), or have failed since this process began (false)."""
         ledger = self.store.ledger(phase.table)
-        failed = ledger[ledger["state"].eq("failed") & ledger["at"].ge(self._since) & ledger["network"].eq(network.name)]
-        known = set(failed[["trait", "strategy"]].itertuples(index=False, name=None))
-        lacking = [cell for cell in phase.cells(network) if not phase.path(cell).is_file()]
-        return bool(lacking) and all((cell.trait, cell.strategy) in known for cell in lacking)
+        known = ledger[ledger["state"].ne("failed") | ledger["at"].ge(self._since)]
+        columns = known[["network", "trait", "strategy", "state"]].itertuples(index=False, name=None)
+        return {Cell(network, trait, strategy): state != "failed" for network, trait, strategy, state in columns}
 
     def _mark(self, network: Network) -> Path:
         """Return the path of the file that is there as long as a process visits a network, and stays if that is killed."""
