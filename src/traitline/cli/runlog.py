@@ -138,5 +138,6 @@ class _Events:
             for table, kind in (("cells", "cell"), ("targets", "target")):
                 for row in self._store.ledger(table).itertuples(index=False):
                     key = (f"{kind} {row.network}", str(row.trait), str(row.strategy))
-                    found[key] = (str(row.state), str(row.reason) if isinstance(row.reason, str) else "", float(str(row.seconds or 0.0)), str(row.at))
+                    reason = row.reason if isinstance(row.reason, str) else ""
+                    found[key] = (str(row.state), reason, float(str(row.seconds or 0.0)), str(row.at))
         return found
