@@ -11,12 +11,14 @@ chip could do, `networks.py` the networks.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +152,31 @@ def _read(bench: Bench, texts: list[tuple[list[int], list[int]]], functionals: i
 
 
 def agreement(bench: Bench) -> None:
-    """Compare vectors of the same rows, read by the recipe and by the engine: the least cosine over layers."""
+    """Compare vectors of the same rows, read by the recipe and by the engine: the least cosine over layers, also with float32.
+
+    Where the network computes in bfloat16, two right ways differ by rounding; how far each is from the same network in float32
+    says which rounds more.
+    """
+    model = bench.model
+    exact = model if model.network.dtype == torch.float32 else replace(model, network=copy.deepcopy(model.network).float())
     for samples in (1, 10):
         texts = bench.texts(40, samples)
         sides = np.where(np.arange(40) % 2, 1 / 20, -1 / 20)[None]
-        theirs = np.einsum("r,rslh->slh", sides[0], recipe.extract(bench.model, texts).numpy())
-        ours = capture_sums(bench.model, texts, dict.fromkeys(SEGMENTS, sides)).segments
+        plain, true = (np.einsum("r,rslh->slh", sides[0], recipe.extract(one, texts).numpy()) for one in (model, exact))
+        ours = capture_sums(model, texts, dict.fromkeys(SEGMENTS, sides)).segments
         for i, segment in enumerate(SEGMENTS):
             if samples > 1 and segment != "response_avg":
                 continue  # the prompts of both sides are the same, so their difference is rounding
-            a, b = theirs[i], ours[segment][0]
-            cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-            bench.say(f"agreement: {segment}, {samples} a prompt", cosine=float(cosine.min()), rows=40, samples=samples)
+            pairs = {"cosine": (plain[i], ours[segment][0])}
+            if exact is not model:
+                pairs |= {"recipe_and_float32": (plain[i], true[i]), "engine_and_float32": (ours[segment][0], true[i])}
+            figures = {name: _least_cosine(a, b) for name, (a, b) in pairs.items()}
+            bench.say(f"agreement: {segment}, {samples} a prompt", **figures, rows=40, samples=samples)
+
+
+def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the least cosine over layers of two [layers + 1, hidden]."""
+    return float(((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).min())
 
 
 def checkpoint(bench: Bench, generating: float, extracting: float, *, part: int = 1) -> None:

@@ -42,6 +42,8 @@ of a step takes the longer of moving its bytes and doing its arithmetic, at the 
 - One checkpoint is 8,000 contrast rows, and 6,400 rows of baseline, steering and controls, 64 new tokens each, and one pass
   over the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
   Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
+- **Agreement**: of vectors of 40 rows with random tokens, whose two sides differ by nothing but chance, so that rounding shows.
+  In bfloat16 two right ways differ; beside it stands how far each is from the same network in float32.
 
 {sections}
 """
@@ -70,7 +72,7 @@ def _cell(line: Line, key: str) -> str:
         return str(line["what"]).partition(": ")[2]
     if key in {"share", "ratio"} and value is not None:
         return f"{100 * value:.0f} %" if key == "share" else f"{value:.1f} x"
-    return f"{value:.7f}" if key == "cosine" else _number(value)
+    return f"{value:.5f}" if key in COSINES and value is not None else _number(value)
 
 
 def _section(lines: list[Line]) -> str:
@@ -116,7 +118,12 @@ EXTRACTION = {
     "ratio": "ratio",
     "peak_gib": "peak GiB",
 }
-AGREEMENT = {"kind": "", "rows": "rows", "cosine": "least cosine over layers"}
+COSINES = {
+    "cosine": "recipe and traitline",
+    "recipe_and_float32": "recipe and float32",
+    "engine_and_float32": "traitline and float32",
+}
+AGREEMENT = {"kind": "least cosine over layers", "rows": "rows", **COSINES}
 CHECKPOINT = {
     "of": "samples",
     "rows": "rows generated",
@@ -161,7 +168,7 @@ def main() -> None:
         a = result["about"]
         about.append(
             f"- {a['hardware']}: torch {a['torch']}, transformers {a['transformers']}, Python {a['python']}, traitline "
-            f"{a['traitline']} at commit `{a['commit']}`; {a['seconds']:.0f} s in all."
+            f"{a['traitline']} at commit `{a['commit']}`; {a['seconds']:.0f} s in all{'; ' + a['note'] if 'note' in a else ''}."
         )
     sections, samples = [], []
     for result in results:

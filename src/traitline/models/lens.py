@@ -243,22 +243,22 @@ def _units(rows: Floats) -> Floats:
 
 def _mean(unembedding: torch.Tensor, kept: NDArray[np.bool_]) -> Floats:
     """Return the mean unembedding of the kept tokens, [hidden]."""
-    total = np.zeros(int(unembedding.shape[1]))
-    for start in range(0, len(kept), ROWS_AT_ONCE):
-        part = _float(unembedding[start : start + ROWS_AT_ONCE])
-        total += part[kept[start : start + ROWS_AT_ONCE]].sum(axis=0, dtype=np.float64)
-    mean: Floats = (total / max(int(kept.sum()), 1)).astype(np.float32)
-    return mean
+    counted = torch.from_numpy(kept).to(unembedding.device)
+    total = torch.zeros(unembedding.shape[1], dtype=torch.float64, device=unembedding.device)
+    for part, chosen in zip(torch.split(unembedding, ROWS_AT_ONCE), torch.split(counted, ROWS_AT_ONCE), strict=True):
+        total += part[chosen].sum(dim=0, dtype=torch.float64)
+    return _float(total / max(int(kept.sum()), 1))
 
 
 def _lengths(unembedding: torch.Tensor, mean: Floats, gain: Floats, removes_mean: bool) -> Floats:
     """Return the length of each unembedding as the residual stream meets it, the mean taken away, [vocabulary]."""
+    away, times = (torch.from_numpy(array).to(unembedding.device) for array in (mean, gain))
     found = []
     for part in torch.split(unembedding, ROWS_AT_ONCE):
-        rows = (_float(part) - mean) * gain
-        found.append(np.linalg.norm(rows - rows.mean(axis=1, keepdims=True) if removes_mean else rows, axis=1))
-    lengths: Floats = np.concatenate(found).astype(np.float32)
-    return lengths
+        rows = (part.float() - away) * times
+        rows -= rows.mean(dim=1, keepdim=True) if removes_mean else 0
+        found.append(torch.linalg.vector_norm(rows, dim=1))
+    return _float(torch.cat(found))
 
 
 def _products(unembedding: torch.Tensor, directions: Floats) -> Floats:

@@ -29,7 +29,7 @@ from traitline.models.lens import GARBAGE, Lens, lens, word_tokens
 from traitline.study.config import FORCED
 from traitline.study.plan import Cell, Network, Plan, derived_seed
 from traitline.study.store import RunStore, read_rows
-from traitline.vectors.controls import covariance
+from traitline.vectors.controls import as_activations_vary
 from traitline.vectors.vector import Floats, load_arrays
 
 TOP, TOP_ELSEWHERE = 20, 5
@@ -176,11 +176,10 @@ def _top(
 
 def _random(found: _Reading, calibration: Calibration, layer: int) -> Floats:
     """Return random directions drawn as the network's activations vary at a layer, [directions, hidden]."""
-    sample = calibration.sample[:, layer : layer + 1]
-    like = np.ones((1, sample.shape[2]), dtype=np.float32)
     seed = derived_seed(found.plan.config.seed, found.network.name, "lens")
-    drawn = [covariance(like, sample, (seed, layer, i))[0] for i in range(CHANCE_DIRECTIONS)]
-    return np.stack([direction for direction in drawn if np.any(direction)] or [like[0]])
+    drawn = as_activations_vary(calibration.sample[:, layer], [(seed, layer, i) for i in range(CHANCE_DIRECTIONS)])
+    there: Floats = drawn[drawn.any(axis=1)]
+    return there if len(there) else np.ones((1, drawn.shape[1]), dtype=np.float32)
 
 
 def _first(arrays: dict[str, Floats], start: str) -> str:

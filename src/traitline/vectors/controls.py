@@ -7,6 +7,7 @@ real vector's norm at every layer. How they are applied is the same as for a rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,9 +32,20 @@ def covariance(vector: Floats, sample: Floats, seed: Seed) -> Floats:
         sample: activations of the network, [n, layers + 1, hidden].
         seed: of the draw.
     """
-    weights = np.random.default_rng(seed).normal(size=len(sample)).astype(np.float32)
-    centred = sample - sample.mean(axis=0)
-    return match_norms(np.einsum("n,nlh->lh", weights, centred), vector)
+    return match_norms(as_activations_vary(sample, [seed])[0], vector)
+
+
+def as_activations_vary(sample: Floats, seeds: Sequence[Seed]) -> Floats:
+    """Return one random direction per seed, drawn from the covariance of activations, [seeds, layers + 1, hidden].
+
+    Args:
+        sample: activations of the network, [n, layers + 1, hidden].
+        seeds: of the draws.
+    """
+    weights = np.stack([np.random.default_rng(seed).normal(size=len(sample)).astype(np.float32) for seed in seeds])
+    centred = (sample - sample.mean(axis=0)).reshape(len(sample), -1)
+    drawn: Floats = (weights @ centred).reshape(len(seeds), *sample.shape[1:])
+    return drawn
 
 
 def shuffled(differences: Floats, question: Indices, seed: Seed) -> Floats | None:
