@@ -73,8 +73,8 @@ class Standings:
         """Return what the token at each rank reaches in `level` percent of the directions: promoted and demoted, each [k]."""
         scores = self._scores[:, self._kept]
         k = min(k, scores.shape[1])
-        lowest = np.sort(np.partition(scores, k - 1, axis=1)[:, :k], axis=1)
-        highest = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        ends = np.partition(scores, sorted({k - 1, scores.shape[1] - k}), axis=1)
+        lowest, highest = np.sort(ends[:, :k], axis=1), np.sort(ends[:, -k:], axis=1)[:, ::-1]
         return np.percentile(highest, level, axis=0), np.percentile(lowest, 100.0 - level, axis=0)
 
     def words(self, own: Sequence[int], opposite: Sequence[int]) -> pd.DataFrame:
