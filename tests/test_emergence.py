@@ -149,6 +149,13 @@ def test_negative_coefficients_do_not_enter_the_onset() -> None:
     assert emergence.onset(judged(rows), ORDER).first_passing == "step4"
 
 
+def test_a_verdict_says_that_several_doses_were_judged_together() -> None:
+    both = judged(line(0, 0, 0, 52, 60) + [r | {"coef": 1.0} for r in line(0, 0, 0, 40, 70)])
+    assert emergence.verdict(both, ORDER).endswith("; at the best of 2 doses of each checkpoint, none being chosen beforehand")
+    moved = both[(both["coef"] == 1.0) == (both["vector_checkpoint"] == ORDER[-1])]  # one dose a checkpoint, not the same
+    assert "doses" not in emergence.verdict(moved, ORDER)
+
+
 def test_small_and_large_token_counts_stay_readable() -> None:
     rows = line(0, 1, 2, 52, 60)
     for r, tokens in zip(rows, [0, 4e9, 2.1e10, 5.9e12, 6e12], strict=True):

@@ -142,13 +142,13 @@ def verdict(
         return f"no vector at any of {n} checkpoints, so whether steering would work is unknown"
     if found.censored == "not_measured":
         return f"no effect measured at any of {n} checkpoints, {without} of them without a vector"
-    shown = _shown(steps, found)
+    shown, together = _shown(steps, found), _together(table)
     if found.censored == "never":
         reasons = ", ".join(_unmet(table, shown, controls, order, thresholds))
         text = f"{wording.failure.format(n=n)}: largest {_numbers(shown)} at {_place(shown)}"
-        return f"{text}, where {reasons}" + (f"; no vector at {without} of the {n}" if without else "")
+        return f"{text}, where {reasons}" + (f"; no vector at {without} of the {n}" if without else "") + together
     when = _when(found, total_tokens)
-    return f"{wording.success} from {when}: {_numbers(shown)}{_caveats(steps, found, shown)}"
+    return f"{wording.success} from {when}: {_numbers(shown)}{_caveats(steps, found, shown)}{together}"
 
 
 def verdicts(
@@ -215,6 +215,13 @@ def _steps(table: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     steps = rows.assign(place=rows["vector_checkpoint"].map(place), measured=measured, passes=rows["steerable"].fillna(False))
     best = steps.sort_values(["place", "measured", "passes", "delta_trait"], ascending=[True, False, False, False])
     return best.drop_duplicates("place")
+
+
+def _together(table: pd.DataFrame) -> str:
+    """Say it where a checkpoint was judged at the best of several doses, because none was chosen beforehand."""
+    rows = table[table["coef"] > 0]
+    most = rows[["vector_checkpoint", "layer", "coef"]].drop_duplicates()["vector_checkpoint"].value_counts().max()
+    return f"; at the best of {most} doses of each checkpoint, none being chosen beforehand" if most > 1 else ""
 
 
 def _shown(steps: pd.DataFrame, found: Onset) -> pd.Series:
