@@ -70,3 +70,14 @@ def test_nan_logits_are_refused() -> None:
 def test_penalty_lowers_seen_tokens_only() -> None:
     out = penalise(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[True, True, False]]), 2.0)
     assert out.tolist() == [[1.0, -4.0, 2.0]]
+
+
+def test_many_rows_of_a_large_vocabulary_choose_as_each_row_alone() -> None:
+    torch.manual_seed(0)
+    logits, u = torch.randn(21, 60_000, dtype=torch.float64) * 3, torch.rand(21, dtype=torch.float64)
+    before = logits.clone()
+    seen = torch.rand(logits.shape) < 0.001
+    together = pick(penalise(logits, seen, 1.3), u, 0.5)
+    alone = [pick(penalise(logits[r : r + 1], seen[r : r + 1], 1.3), u[r : r + 1], 0.5) for r in range(21)]
+    assert together.tolist() == torch.cat(alone).tolist()
+    assert torch.equal(logits, before)

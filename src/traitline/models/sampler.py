@@ -18,6 +18,9 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ROUNDS = 10
 
+CPU_LOGITS = 2**19
+"""How many logits a CPU samples from at once: float64 of more do not stay in its caches, and are new pages at every step."""
+
 BROKEN = "the network's logits hold NaN or infinity: its weights are broken, or a steering delta is too large for its dtype"
 
 Words = NDArray[np.uint64]
@@ -74,7 +77,17 @@ def pick(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Ten
         raise ModelError(BROKEN)
     if temperature == 0:
         return logits.argmax(dim=-1)
-    cdf = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)  # [rows, vocabulary]
+    rows = max(1, CPU_LOGITS // logits.shape[1])
+    if not logits.is_cuda and len(logits) > rows:
+        return torch.cat(
+            [_invert(*part, temperature) for part in zip(torch.split(logits, rows), torch.split(u, rows), strict=True)]
+        )
+    return _invert(logits, u, temperature)
+
+
+def _invert(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the token at which each row's cumulative distribution passes `u`, [rows]."""
+    cdf = torch.softmax(logits.to(torch.float64, copy=True).div_(temperature), dim=-1).cumsum_(dim=-1)  # [rows, vocabulary]
     total = cdf[:, -1:]
     chosen = torch.searchsorted(cdf, u.to(cdf.device)[:, None] * total, right=True)
     last = torch.searchsorted(cdf, total.contiguous())  # the last token with any probability
@@ -91,4 +104,8 @@ def penalise(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.
     """
     if penalty == 1.0:
         return logits
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    if logits.is_cuda:  # counting the tokens seen would make the device wait
+        return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    places = seen.nonzero(as_tuple=True)  # few of the vocabulary
+    met = logits[places]
+    return logits.index_put(places, torch.where(met < 0, met * penalty, met / penalty))
