@@ -17,7 +17,7 @@ from traitline.errors import InputError
 from traitline.judges.api import prices
 from traitline.study import Study
 from traitline.study.config import DATA, StudyConfig, load_config
-from traitline.study.costs import describe_spending
+from traitline.study.costs import EMBEDDED_RATE, describe_spending
 from traitline.study.plan import make_plan
 from traitline.study.run import run_study
 from traitline.study.study import run_spending
@@ -87,7 +87,15 @@ def test_a_judge_without_a_price_has_no_estimate_but_a_way_out(tmp_path: Path) -
 @pytest.mark.parametrize("judge", ["nano", "words", "distilled", "local:org/model"])
 def test_judges_that_run_here_cost_nothing(tmp_path: Path, judge: str) -> None:
     found = study(tmp_path, judge=judge).plan()
-    assert (found["total"]["money"], found["total"]["judge_tokens"], found["judging"]) == (0.0, 0, None)
+    assert (found["total"]["money"], found["total"]["judge_tokens"]) == (0.0, 0)
+    assert (found["judging"] is None) == (judge != "distilled")
+
+
+def test_the_embedded_judges_time_on_the_cpu_is_told(tmp_path: Path) -> None:
+    small, large = (study(tmp_path / str(n), judge="distilled", elicit={"samples": n}).plan() for n in (1, 8000))
+    assert "rows on the CPU: under a minute" in small["judging"]
+    hours = large["total"]["rows"] / EMBEDDED_RATE / 3600
+    assert f"{large['total']['rows']:,} rows on the CPU: {hours:.1f} h" in large["judging"]
 
 
 def test_what_changes_no_score_changes_no_plan(tmp_path: Path) -> None:

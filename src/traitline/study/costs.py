@@ -30,6 +30,8 @@ from traitline.traits.strategies import strategy
 
 RUN_HERE = {"nano", "words", "distilled", "zeroshot", "fitted", "labels", "local"}
 """Kinds of judges that send nothing anywhere."""
+EMBEDDED_RATE = 60
+"""Rows that the embedded judge scores in a second on two cores, responses of 64 tokens."""
 COLUMNS = ["judge", "batch", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "usd"]
 
 
@@ -112,8 +114,15 @@ def in_usd(judge: str | None, config: StudyConfig, cost: Spending) -> float | No
     return None if price is None else price.usd(cost, batch=config.judging.batch)
 
 
-def judging_note(config: StudyConfig) -> str | None:
-    """Return how the cost of judging was estimated, or what to do where there is no price; None where the judge runs here."""
+def judging_note(config: StudyConfig, rows: int) -> str | None:
+    """Return how the cost of judging a study's rows was estimated, or what to do where there is no price.
+
+    For the embedded judge, how long it takes; None for others that run here.
+    """
+    if config.judge == "distilled":
+        minutes = rows / EMBEDDED_RATE / 60
+        long = f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.0f} min" if minutes >= 1 else "under a minute"
+        return f"the embedded judge scores up to {rows:,} rows on the CPU: {long} at the {EMBEDDED_RATE} rows/s of two cores"
     model = api_model(config)
     if model is None:
         return None

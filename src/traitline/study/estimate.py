@@ -172,7 +172,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "forced": FORCED in plan.config.strategies,
         "phases": phases,
         "total": total,
-        "judging": judging_note(plan.config),
+        "judging": judging_note(plan.config, total["rows"]),
         "gpu": MEASURED_ON if total["gpu_seconds"] else None,
         "refused": refusals(plan),
         "power": power(plan),
