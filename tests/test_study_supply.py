@@ -195,6 +195,8 @@ def test_a_checkpoint_that_comes_broken_fails_alone_and_is_made_up_for(hub: Fake
 def test_one_that_does_not_fit_is_said_before_anything_comes(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"alone needs 1\d\d kB, and disk_gb is .*; set disk_gb to 0\.1 or more"):
         run(make(tmp_path / "study", disk_gb=0.5 * one(hub) / GB))
+    with pytest.raises(InputError, match=r"alone needs 1\d\d kB, and disk_gb is"):
+        make(tmp_path / "shared", judge="words", traits=["evil"], strategies=["character"], disk_gb=0.5 * one(hub) / GB).share()
     assert hub.bytes_sent() == 0
 
 

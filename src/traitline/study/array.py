@@ -59,7 +59,8 @@ def share_study(
         then: what else is done when the tables are there, by the process that makes them.
 
     Raises:
-        InputError: a URL, or a judge with a budget or with batches, which need one process that keeps count.
+        InputError: a URL, a judge with a budget or with batches, which need one process that keeps count, or a checkpoint that
+            does not fit on the disk.
         StoreError: a driver holds the run, it is of another study, or the folder cannot be written or has no locks.
         JudgeError: the judge cannot be used; what was judged is kept.
     """
@@ -73,6 +74,7 @@ def share_study(
             judge.score(trait, [], [])
         member = _Member(plan, store, judge, progress)
         try:
+            member.visits.prepare()
             for phase in member.visits.phases():
                 member.work(phase)
         finally:
