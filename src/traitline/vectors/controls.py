@@ -44,7 +44,8 @@ def as_activations_vary(sample: Floats, seeds: Sequence[Seed]) -> Floats:
     """
     weights = np.stack([np.random.default_rng(seed).normal(size=len(sample)).astype(np.float32) for seed in seeds])
     centred = (sample - sample.mean(axis=0)).reshape(len(sample), -1)
-    drawn: Floats = (weights @ centred).reshape(len(seeds), *sample.shape[1:])
+    # not `@`, whose rounding changes with the number of threads: one process and many would draw different controls
+    drawn: Floats = np.einsum("kn,nx->kx", weights, centred).reshape(len(seeds), *sample.shape[1:])
     return drawn
 
 
