@@ -43,7 +43,8 @@ of a step takes the longer of moving its bytes and doing its arithmetic, at the 
   over the 8,000 rows with 60 weighted sums (vectors, controls, split halves, bootstraps) and two classes' means and variances.
   Judging and loading are left out on both sides; the recipe loads the network 20 times, traitline once.
 - **Agreement**: of vectors of 40 rows with random tokens, whose two sides differ by nothing but chance, so that rounding shows.
-  In bfloat16 two right ways differ; beside it stands how far each is from the same network in float32.
+  In bfloat16 two right ways differ; beside it stands how far each is from the same network in float32. The last layer is not in
+  it: the recipe's hidden states lie after the final norm there, traitline's before.
 
 {sections}
 """
