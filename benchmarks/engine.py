@@ -155,8 +155,8 @@ def _read(bench: Bench, texts: list[tuple[list[int], list[int]]], functionals: i
 def agreement(bench: Bench) -> None:
     """Compare vectors of the same rows, read in bfloat16 by the recipe and by the engine: the least cosine over layers.
 
-    Two right ways differ by rounding; how far each is from the same network in float32 says which rounds more. The last layer is
-    left out: the recipe's states lie after the final norm there, the engine's before.
+    Two right ways differ by rounding; how far each is from the same network in float32 says which rounds more. The last layer
+    is left out: the recipe's states lie after the final norm there, the engine's before.
     """
     model, exact = (_in_type(bench.model, dtype) for dtype in (torch.bfloat16, torch.float32))
     for samples in (1, 10):
