@@ -17,6 +17,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -323,12 +324,19 @@ main()
 """
 
 
+PRESSED = "TRAITLINE_TEST_PRESSED"
+"""The variable that names a file, which is there once Ctrl-C was pressed."""
+
+
 class Waiting(Stopping):
-    """Takes its time once it was asked a few times, for the user to press Ctrl-C."""
+    """Once it was asked a few times, waits until the user has pressed Ctrl-C, however long the machine takes."""
 
     def score(self, trait: Trait, questions: Sequence[str], answers: Sequence[str], **_: str) -> list[Score]:
         self.calls += bool(answers)
         if self.calls > CALLS:
+            pressed, end = Path(os.environ[PRESSED]), time.monotonic() + 60
+            while not pressed.exists() and time.monotonic() < end:
+                threading.Event().wait(0.05)
             threading.Event().wait(0.2)
         return CountingJudge.score(self, trait, questions, answers)
 
@@ -342,7 +350,8 @@ def test_ctrl_c_in_a_terminal_of_40_columns_leaves_it_whole(study: Path, tmp_pat
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     code = PROGRAM.format(tests=str(Path(__file__).parent), study=str(study), out=str(tmp_path / "run"))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    pressed = tmp_path / "pressed"
+    environment |= {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", PRESSED: str(pressed)}
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
     )
@@ -356,6 +365,7 @@ def test_ctrl_c_in_a_terminal_of_40_columns_leaves_it_whole(study: Path, tmp_pat
         if not interrupted and re.search(r"step20 +(?:\x1b\[\d+m)*▸", seen.decode(errors="replace")):
             os.kill(child.pid, signal.SIGINT)
             interrupted = True
+            pressed.touch()
     os.close(main)
     assert child.wait(60) == 130, seen.decode(errors="replace")[-2000:]
     text = seen.decode()
