@@ -92,7 +92,7 @@ def test_judges_that_run_here_cost_nothing(tmp_path: Path, judge: str) -> None:
 
 
 def test_the_embedded_judges_time_on_the_cpu_is_told(tmp_path: Path) -> None:
-    small, large = (study(tmp_path / str(n), judge="distilled", elicit={"samples": n}).plan() for n in (1, 8000))
+    small, large = (study(tmp_path / str(n), judge="distilled", elicit={"samples": n}).plan() for n in (1, 32_000))
     assert "rows on the CPU: under a minute" in small["judging"]
     hours = large["total"]["rows"] / EMBEDDED_RATE / 3600
     assert f"{large['total']['rows']:,} rows on the CPU: {hours:.1f} h" in large["judging"]
